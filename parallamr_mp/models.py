@@ -1,0 +1,65 @@
+"""The data that crosses seams: frozen, slotted, without behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """What a result row says of its experiment."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Answered, but the user should look: an unfilled variable, a cut or empty answer, …"""
+    ERROR = "error"
+    """No answer; `error_message` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question for a provider: what is asked, and the body parameters that go with it."""
+
+    model: str
+    prompt: str
+    system: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Typed JSON values for the request body, by their name on the wire."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """The row's template variables: for providers that show or log them, never sent as such."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a provider answered. Counts are in tokens, cost in USD; None means: it did not say."""
+
+    text: str
+    finish_reason: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    endpoint: str = ""
+    warnings: tuple[str, ...] = ()
+    """Sentences that make the row a `warning`: truncated, refused, empty, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One model a server offers, with its context window in tokens where the server tells."""
+
+    name: str
+    context_window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a lease brought no value: a `ProviderError`, or the death of a worker, as data."""
+
+    kind: str
+    message: str
+    retryable: bool = False
+    retry_after: float | None = None
+    """Seconds the server asked to wait."""
+    endpoint: str = ""

@@ -1,0 +1,59 @@
+"""The seam between a sweep and the kinds of API it can ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import requests
+
+from parallamr_mp.models import ChatRequest, ModelInfo, Reply
+
+
+class Provider(Protocol):
+    """A kind of API that answers one chat request at a time.
+
+    Called from many threads of one worker process at once: an implementation
+    keeps no per-request state on itself. A third party adds one by naming a
+    `ProviderFactory` as an entry point of the group `parallamr_mp.providers`.
+    """
+
+    def complete(self, request: ChatRequest) -> Reply:
+        """Asks once and returns the answer.
+
+        Raises `ProviderError` when there is none. Must not retry and must not
+        sleep for a retry: the dispatcher decides about both.
+        """
+        ...
+
+
+@runtime_checkable
+class ModelCatalogue(Protocol):
+    """What a provider may offer besides: which models it has. Called in the parent, once a run."""
+
+    def list_models(self) -> list[ModelInfo]:
+        """All models on offer, in the server's order. Raises `ProviderError`."""
+        ...
+
+    def context_window(self, model: str) -> int | None:
+        """The model's context window in tokens, or None when the server does not tell. Never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """What a factory is given to build a provider in the process that will use it."""
+
+    timeout: float = 300.0
+    """Total seconds one request may take, from sending to the last byte."""
+    session: requests.Session | None = None
+    """The session to use for every request, or None: make one."""
+    threads: int = 8
+    """How many threads will call at once."""
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+
+ProviderFactory = Callable[[ProviderSettings], Provider]
+"""Builds a provider. Raises `MissingKey` or `BadInput` when the environment does not allow it."""
