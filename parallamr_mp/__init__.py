@@ -1,0 +1,1 @@
+"""Run a table of LLM experiments over processes and threads."""
