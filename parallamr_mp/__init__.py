@@ -1,1 +1,89 @@
-"""Run a table of LLM experiments over processes and threads."""
+"""Run a table of LLM experiments over processes and threads; every row is written exactly once."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from parallamr_mp._version import __version__
+
+if TYPE_CHECKING:
+    from parallamr_mp.errors import (
+        BadInput,
+        ColumnsMismatch,
+        EngineError,
+        MissingKey,
+        OutputError,
+        OutputExists,
+        ParallamrError,
+        ProviderError,
+        WriterClosed,
+    )
+    from parallamr_mp.events import EventBus
+    from parallamr_mp.models import ChatRequest, ModelInfo, Reply, Status
+    from parallamr_mp.providers.base import ModelCatalogue, Provider, ProviderFactory, ProviderSettings
+    from parallamr_mp.report import RunSummary
+    from parallamr_mp.results.writer import IncrementalCSVWriter
+    from parallamr_mp.runner import ExperimentRunner, create_experiment_runner
+    from parallamr_mp.sources import FileLoader
+
+# Imported when first asked for (PEP 562): a worker process imports this package
+# and needs almost nothing of it.
+_HOMES = {
+    "parallamr_mp.errors": (
+        "BadInput",
+        "ColumnsMismatch",
+        "EngineError",
+        "MissingKey",
+        "OutputError",
+        "OutputExists",
+        "ParallamrError",
+        "ProviderError",
+        "WriterClosed",
+    ),
+    "parallamr_mp.events": ("EventBus",),
+    "parallamr_mp.models": ("ChatRequest", "ModelInfo", "Reply", "Status"),
+    "parallamr_mp.providers.base": ("ModelCatalogue", "Provider", "ProviderFactory", "ProviderSettings"),
+    "parallamr_mp.report": ("RunSummary",),
+    "parallamr_mp.results.writer": ("IncrementalCSVWriter",),
+    "parallamr_mp.runner": ("ExperimentRunner", "create_experiment_runner"),
+    "parallamr_mp.sources": ("FileLoader",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BadInput",
+    "ChatRequest",
+    "ColumnsMismatch",
+    "EngineError",
+    "EventBus",
+    "ExperimentRunner",
+    "FileLoader",
+    "IncrementalCSVWriter",
+    "MissingKey",
+    "ModelCatalogue",
+    "ModelInfo",
+    "OutputError",
+    "OutputExists",
+    "ParallamrError",
+    "Provider",
+    "ProviderError",
+    "ProviderFactory",
+    "ProviderSettings",
+    "Reply",
+    "RunSummary",
+    "Status",
+    "WriterClosed",
+    "__version__",
+    "create_experiment_runner",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

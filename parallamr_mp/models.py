@@ -8,6 +8,26 @@ from enum import StrEnum
 from typing import Any
 
 
+RESULT_COLUMNS = (
+    "status",
+    "input_tokens",
+    "context_window",
+    "output_tokens",
+    "output",
+    "error_message",
+    "row_number",
+    "repeat",
+    "experiment_id",
+    "attempts",
+    "latency_s",
+    "finish_reason",
+    "cost_usd",
+    "endpoint",
+    "completed_at",
+)
+"""Follow the input's own columns; the first six are those of the original parallamr."""
+
+
 class Status(StrEnum):
     """What a result row says of its experiment."""
 
@@ -51,6 +71,16 @@ class ModelInfo:
 
     name: str
     context_window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The texts one experiment is made from, as read from their files: templates, not yet filled."""
+
+    prompt: str
+    documents: tuple[tuple[str, str], ...] = ()
+    """Context files: (name, text)."""
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

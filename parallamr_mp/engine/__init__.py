@@ -1,0 +1,1 @@
+"""Processes: seats, slots, the dispatcher's loop, the writer process, signals. Knows no LLM."""

@@ -1,0 +1,121 @@
+"""Everything a sweep is told, in one frozen object, and what this machine offers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from parallamr_mp.errors import BadInput
+
+MAX_DEFAULT_PROCS = 4
+DEFAULT_THREADS = 8
+DEFAULT_TIMEOUT = 300.0
+DEFAULT_LIMITS = {"ollama": 1}
+"""Requests in flight by provider, unless told otherwise: one GPU answers one question at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One sweep. Paths may be templates; times are in seconds."""
+
+    prompt: str
+    experiments: str
+    contexts: tuple[str, ...] = ()
+    system: str | None = None
+    output: str | None = None
+    """None: standard output."""
+    procs: int = 1
+    """Worker processes; 0: threads of this process alone."""
+    threads: int = DEFAULT_THREADS
+    """Threads a process."""
+    total_limit: int | None = None
+    """Most requests in flight altogether."""
+    limits: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
+    """Most requests in flight by provider."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Total time for one request."""
+    drain_timeout: float | None = None
+    """How long requests in flight may go on after a signal; None: as long as one may take."""
+    max_retries: int = 5
+    first_row: int = 1
+    last_row: int | None = None
+    """Rows of the table that take part, both ends included; None: to its end."""
+    repeat: int = 1
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Body parameters of every row; a row's own win."""
+    resume: bool = False
+    retry_errors: bool = False
+    overwrite: bool = False
+    flatten: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises `BadInput` for a value that makes no sense."""
+        smallest = {
+            "procs": 0,
+            "threads": 1,
+            "total_limit": 1,
+            "timeout": 0.001,
+            "drain_timeout": 0,
+            "max_retries": 0,
+            "first_row": 1,
+            "repeat": 1,
+        }
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                option = "--" + name.replace("_", "-")
+                wish = "must be positive" if name == "timeout" else f"must be at least {least}"
+                raise BadInput(f"{option} {value}: {wish}")
+        if self.last_row is not None and self.last_row < self.first_row:
+            raise BadInput(f"rows {self.first_row} to {self.last_row}: there is none")
+        for provider, limit in self.limits.items():
+            if limit < 1:
+                raise BadInput(f"{provider}: {limit} requests at once; must be at least 1")
+        if self.resume and self.overwrite:
+            raise BadInput("--resume and --overwrite exclude each other", hint="Give one of them.")
+        if self.retry_errors and not self.resume:
+            raise BadInput("--retry-errors needs --resume", hint="Give both to redo the error rows of an output.")
+        if self.resume and self.output is None:
+            raise BadInput("--resume needs --output", hint="Standard output cannot be resumed.")
+
+
+def usable_cpus(env: Mapping[str, str] | None = None) -> int:
+    """CPUs this process may use: affinity, cgroup quota and Slurm's allotment, whichever is least."""
+    env = os.environ if env is None else env
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows have no affinity
+        count = os.cpu_count() or 1
+    if (quota := _cgroup_cpus()) is not None:
+        count = min(count, quota)
+    slurm = env.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        count = min(count, int(slurm))
+    return max(1, count)
+
+
+def _cgroup_cpus() -> int | None:
+    """The CPU quota of a version 2 cgroup, rounded up; None where there is none."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as stream:
+            quota, period = stream.read().split()
+        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def default_procs() -> int:
+    """Worker processes when nobody says: the usable CPUs, at most four."""
+    return min(MAX_DEFAULT_PROCS, usable_cpus())
+
+
+def split_parallel(parallel: int, procs: int | None = None) -> tuple[int, int]:
+    """Processes and threads for `parallel` requests at once: few processes, full ones."""
+    if parallel < 1:
+        raise BadInput(f"--parallel {parallel}: must be at least 1")
+    if procs is None:
+        # A process pays off from several threads on; below that it only costs memory.
+        procs = max(1, min(default_procs(), -(-parallel // DEFAULT_THREADS)))
+    return procs, -(-parallel // max(1, min(procs, parallel)))

@@ -1,0 +1,192 @@
+"""Private one-way channels between the parent and one other actor.
+
+    parent                                              child (process or thread)
+    ──────                                              ─────────────────────────
+    Outbox.post → buffer → flush ──── os.pipe ────────► Receiver.receive   (blocks)
+    Inbox.read  ◄──────────────────── os.pipe ───────── Sender.send        (blocks, under its lock)
+
+Every pipe has exactly one writing and one reading process, so nobody can die
+holding something that others wait for. The carriers are the `Connection`
+objects of `multiprocessing.Pipe`, because those travel to a spawned process;
+on top of them both ends speak frames: a 4-byte length, then a pickle.
+
+The parent never blocks on a pipe: a stopped or slow child costs it a buffer,
+not its loop. A child blocks as it pleases. `Sender.send` returns only when the
+whole frame is in the pipe, so a finished row survives the SIGKILL of the
+process that sent it: the parent can still read it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import struct
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+_LENGTH = struct.Struct("!I")
+_CHUNK = 1 << 18
+
+
+def _encode(message: Any) -> bytes:
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+class _Frames:
+    """Cuts a byte stream into messages, whatever pieces it arrives in."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        buffer = self._buffer
+        buffer += data
+        start, size = 0, len(buffer)
+        try:
+            while size - start >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer, start)
+                end = start + _LENGTH.size + length
+                if end > size:
+                    break
+                with memoryview(buffer) as view:
+                    message = pickle.loads(view[start + _LENGTH.size : end])
+                start = end
+                yield message
+        finally:
+            del buffer[:start]
+
+    @property
+    def torn(self) -> bool:
+        """Whether the stream stopped inside a message."""
+        return bool(self._buffer)
+
+
+class Sender:
+    """A child's sending end. Safe from many threads of that child; blocks while the pipe is full."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # Frames of two threads must not interleave. The lock is this process's
+        # own: nobody outside can be left waiting for it.
+        self._lock = threading.Lock()
+
+    def send(self, message: Any) -> None:
+        """Puts the whole message into the pipe. Raises OSError when the reader is gone."""
+        data = memoryview(_encode(message))
+        with self._lock:
+            fd = self._connection.fileno()
+            while data:
+                data = data[os.write(fd, data) :]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Receiver:
+    """A child's receiving end, used by one thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._frames = _Frames()
+
+    def receive(self, timeout: float | None = None) -> list[Any]:
+        """All messages that one read brings; blocks for the first up to `timeout` seconds.
+
+        Returns [] when the time is over. Raises EOFError when the parent has
+        closed its end or is dead.
+        """
+        fd = self._connection.fileno()
+        while True:
+            if timeout is not None and not select.select([fd], [], [], timeout)[0]:
+                return []
+            data = os.read(fd, _CHUNK)
+            if not data:
+                raise EOFError
+            if messages := list(self._frames.feed(data)):
+                return messages
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Inbox:
+    """The parent's receiving end: never blocks."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._frames = _Frames()
+        os.set_blocking(connection.fileno(), False)
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def read(self) -> tuple[list[Any], bool]:
+        """What has arrived, and whether the channel has ended.
+
+        Messages that a dead child had sent in full are still returned; one that
+        it was in the middle of is dropped.
+        """
+        try:
+            data = os.read(self._connection.fileno(), _CHUNK)
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            return [], True
+        if not data:
+            return [], True
+        return list(self._frames.feed(data)), False
+
+    def drain(self) -> list[Any]:
+        """Everything that is still in the pipe of a child that has died."""
+        messages: list[Any] = []
+        while True:
+            some, ended = self.read()
+            messages += some
+            if ended or not some:
+                return messages
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Outbox:
+    """The parent's sending end: `post` buffers, `flush` writes what the pipe will take."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._buffer = bytearray()
+        os.set_blocking(connection.fileno(), False)
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def post(self, message: Any) -> None:
+        self._buffer += _encode(message)
+
+    @property
+    def pending(self) -> int:
+        """Bytes that the pipe has not taken yet."""
+        return len(self._buffer)
+
+    def flush(self) -> None:
+        """Writes as much as fits. A reader that is gone is not an error here: its inbox tells."""
+        buffer = self._buffer
+        try:
+            fd = self._connection.fileno()
+            while buffer:
+                with memoryview(buffer) as view:
+                    written = os.write(fd, view[:_CHUNK])
+                del buffer[:written]
+        except BlockingIOError:
+            pass
+        except OSError:
+            buffer.clear()
+
+    def close(self) -> None:
+        self._connection.close()

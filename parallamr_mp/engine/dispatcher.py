@@ -1,0 +1,347 @@
+"""The parent's loop: owns leases, limits and retries; moves messages; decides nothing by itself.
+
+    jobs (read lazily) ─► Schedule ─take─► Slot ─Lease─► worker
+                             ▲                              │
+                             └─ wait ◄─ RetryPolicy ◄─Outcome┤
+                                                            └─► Results.accept ─► writer ─► Ack
+
+One thread runs all of it: whoever holds a job, a lease or a record is known at
+any moment, and no lock is needed. The policies (`policy/`) are pure; this file
+gives them the time and does what they say. How a run ends is `_shut_down`, read
+from top to bottom.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from parallamr_mp import events
+from parallamr_mp.engine.messages import Outcome
+from parallamr_mp.engine.reactor import Reactor
+from parallamr_mp.engine.seat import Seat, wait_for_all
+from parallamr_mp.engine.signals import SignalWatch
+from parallamr_mp.engine.slot import Slot
+from parallamr_mp.errors import EngineError, ParallamrError
+from parallamr_mp.models import Failure
+from parallamr_mp.policy.retry import RetryPolicy
+from parallamr_mp.policy.schedule import Job, Schedule
+
+MAX_DEATHS = 3
+"""Workers that may die on one job before it becomes an error."""
+MAX_FAILED_STARTS = 3
+"""Times in a row that a slot's process may die before it is up."""
+_PULSE = 0.1
+_LOOK_AHEAD = 10_000
+"""Jobs that may wait in the parent for a key without room, while others are leased."""
+_MAX_BACKLOG = 4096
+"""Unacknowledged results above which nothing new is leased."""
+_CLOCK_JUMP = 5.0
+"""Seconds the loop must have slept too long for the process to count as having been stopped."""
+
+
+class Results(Protocol):
+    """Where final outcomes go. Called in the dispatcher's thread."""
+
+    def start(self, reactor: Reactor) -> None:
+        """Before the first lease. Raises EngineError."""
+        ...
+
+    def accept(self, job: Job, outcome: Outcome) -> None:
+        """The job's last outcome: a value, or a failure that is final."""
+        ...
+
+    def finish(self) -> None:
+        """Nothing more will come: make everything safe, then set `finished`."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Accepted outcomes that are not safe yet."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Everything accepted is safe, and nobody is left behind."""
+        ...
+
+    @property
+    def problem(self) -> ParallamrError | None:
+        """Why nothing more can be accepted."""
+        ...
+
+    @property
+    def seat(self) -> Seat | None:
+        """The seat of the actor that stores results, where there is one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended."""
+
+    signum: int | None = None
+    """The signal that stopped it, or None: all jobs have their outcome."""
+    aborted: bool = False
+    """Requests in flight were given up."""
+
+
+@dataclass(slots=True)
+class _Stop:
+    signum: int
+    deadline: float
+
+
+class Dispatcher:
+    """Runs jobs through slots until none is left, or until told to stop."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Iterator[Job],
+        make_seat: Callable[[int], Seat],
+        slots: int,
+        threads: int,
+        results: Results,
+        schedule: Schedule,
+        retry: RetryPolicy,
+        bus: events.EventBus,
+        signals: SignalWatch | None = None,
+        drain_timeout: float = 300.0,
+        lease_timeout: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`make_seat(number)` starts a worker; `drain_timeout` and `lease_timeout` are in seconds.
+
+        A worker whose oldest lease is older than `lease_timeout` is killed: its
+        own deadline has failed (a name server that does not answer, say).
+        """
+        self._jobs: Iterator[Job] | None = jobs
+        self._results, self._schedule, self._retry = results, schedule, retry
+        self._bus, self._signals, self._clock = bus, signals, clock
+        self._drain_timeout, self._lease_timeout = drain_timeout, lease_timeout
+        self._reactor = Reactor()
+        self._slots = [
+            Slot(number, threads, lambda number=number: make_seat(number), self)  # type: ignore[misc]
+            for number in range(slots)
+        ]
+        self._stop: _Stop | None = None
+        self._abort = False
+        self._next_pulse = 0.0
+
+    def run(self) -> Ending:
+        """Returns when every job has its outcome or a signal has ended the run.
+
+        Raises `OutputError` when results cannot be stored and `EngineError`
+        when processes cannot be started; both leave whole records only.
+        """
+        orderly = False
+        try:
+            if self._signals is not None:
+                self._reactor.watch_descriptor(self._signals.fileno(), self._heed_signals)
+            self._results.start(self._reactor)
+            for slot in self._slots:
+                slot.start()
+                self._reactor.watch(slot)
+            self._loop()
+            orderly = not self._abort
+        finally:
+            self._shut_down(orderly=orderly)
+        if self._results.problem is not None:
+            raise self._results.problem
+        return Ending(self._stop.signum if self._stop else None, aborted=self._abort)
+
+    def _loop(self) -> None:
+        while True:
+            now = self._clock()
+            self._restart_slots(now)
+            if self._stop is None:
+                self._lease(now)
+            self._reactor.flush()
+            if self._results.problem is not None:
+                raise self._results.problem
+            if self._is_over(now):
+                return
+            timeout = self._time_to_wait(now)
+            self._reactor.poll(timeout)
+            self._forgive_a_stopped_clock(now, timeout)
+            self._pulse()
+
+    # ── giving out work ──────────────────────────────────────────────────────
+
+    def _lease(self, now: float) -> None:
+        while self._results.backlog < _MAX_BACKLOG:
+            slot = max(self._slots, key=_free)
+            if slot.free == 0 or (job := self._next_job(now)) is None:
+                return
+            slot.lease(job, now)
+
+    def _next_job(self, now: float) -> Job | None:
+        """The next job that may be leased, reading on only when those at hand may not."""
+        while True:
+            job = self._schedule.take(now)
+            if job is not None or self._jobs is None or self._schedule.full:
+                return job
+            if self._schedule.parked >= _LOOK_AHEAD:
+                return None
+            fresh = next(self._jobs, None)
+            if fresh is None:
+                self._jobs = None
+            elif fresh.verdict is not None:
+                self._results.accept(fresh, Outcome(fresh.id, failure=fresh.verdict))
+                if self._results.backlog >= _MAX_BACKLOG:
+                    return None
+            else:
+                self._schedule.add(fresh)
+
+    # ── taking work back ─────────────────────────────────────────────────────
+
+    def settle(self, job: Job, outcome: Outcome) -> None:
+        """Called by a slot: a lease has come back."""
+        self._schedule.release(job)
+        failure = outcome.failure
+        if failure is not None:
+            delay = self._retry.delay(failure, job.attempts)
+            if delay is not None:
+                # While stopping, the row is left without a result: to be resumed.
+                if self._stop is None:
+                    self._schedule.wait(job, self._clock() + delay)
+                    self._bus.publish(events.AttemptFailed(job.id, job.attempts, delay, failure))
+                return
+        self._results.accept(job, outcome)
+
+    def slot_ready(self, slot: Slot) -> None:
+        self._bus.publish(events.WorkerStarted(slot.number, slot.pid))
+
+    def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
+        """Called by a slot: its process is gone, and these leases with it."""
+        for job in orphans:
+            self._schedule.release(job)
+        if slot.stopping:
+            return
+        for job in orphans:
+            job.deaths += 1
+            if job.deaths >= MAX_DEATHS:
+                text = f"its worker process died {job.deaths} times while this row was in flight"
+                self._results.accept(job, Outcome(job.id, failure=Failure("worker_died", text)))
+            elif self._stop is None:
+                self._schedule.add(job)
+        self._bus.publish(events.WorkerLost(slot.number, slot.pid, slot.exit_code, len(orphans), slot.report))
+        if slot.failed_starts >= MAX_FAILED_STARTS:
+            raise EngineError(
+                f"worker {slot.number}: its process ended {slot.failed_starts} times before it was ready"
+                f" (exit code {slot.exit_code})\n{slot.report}".rstrip()
+            )
+        if self._stop is None:
+            slot.restart_at = self._clock() + (0.25 * 2**slot.failed_starts if slot.failed_starts else 0.0)
+
+    def _restart_slots(self, now: float) -> None:
+        for slot in self._slots:
+            if slot.restart_at is not None and slot.restart_at <= now and self._stop is None:
+                slot.start()
+                self._reactor.watch(slot)
+
+    # ── time ─────────────────────────────────────────────────────────────────
+
+    def _time_to_wait(self, now: float) -> float:
+        until = self._next_pulse
+        if (due := self._schedule.next_due()) is not None:
+            until = min(until, due)
+        if self._stop is not None:
+            until = min(until, self._stop.deadline)
+        return max(0.0, until - now)
+
+    def _forgive_a_stopped_clock(self, before: float, timeout: float) -> None:
+        """After Ctrl-Z or a closed lid, time that nobody had does not count against anybody."""
+        gap = self._clock() - before - timeout
+        if gap > _CLOCK_JUMP:
+            for slot in self._slots:
+                for held in slot.held.values():
+                    held.since += gap
+            if self._stop is not None:
+                self._stop.deadline += gap
+
+    def _pulse(self) -> None:
+        now = self._clock()
+        if now < self._next_pulse:
+            return
+        self._next_pulse = now + _PULSE
+        in_flight, oldest = 0, None
+        for slot in self._slots:
+            in_flight += len(slot.held)
+            # Leases go out in time order and dicts keep it: the first is the oldest.
+            held = next(iter(slot.held.values()), None)
+            if held is None:
+                continue
+            if oldest is None or held.since < oldest.since:
+                oldest = held
+            if self._lease_timeout is not None and now - held.since > self._lease_timeout:
+                slot.kill()
+        self._bus.publish(
+            events.Pulse(
+                in_flight,
+                self._schedule.waiting,
+                now - oldest.since if oldest is not None else 0.0,
+                oldest.job.id if oldest is not None else None,
+            )
+        )
+
+    # ── ending ───────────────────────────────────────────────────────────────
+
+    def _heed_signals(self) -> None:
+        """First signal: no new requests, those in flight may finish. Second: give them up."""
+        for signum in self._signals.take() if self._signals is not None else []:
+            if self._stop is not None:
+                self._abort = True
+                return
+            self._stop = _Stop(signum, self._clock() + self._drain_timeout)
+            in_flight = sum(len(slot.held) for slot in self._slots)
+            self._bus.publish(events.Stopping(signum, in_flight, self._drain_timeout))
+
+    def _is_over(self, now: float) -> bool:
+        if self._abort:
+            return True
+        if any(slot.held for slot in self._slots):
+            if self._stop is not None and now >= self._stop.deadline:
+                self._abort = True
+                return True
+            return False
+        return self._stop is not None or (self._jobs is None and self._schedule.parked == 0)
+
+    def _shut_down(self, *, orderly: bool) -> None:
+        """The one way out, whatever happened before.
+
+        1. Workers are told to stop; when requests are to be given up, killed.
+        2. The results are made safe: the writer gets what is left and closes.
+        3. Everybody is waited for; who does not come is killed.
+        """
+        for slot in self._slots:
+            slot.stop()
+            if not orderly:
+                slot.kill()
+        self._results.finish()
+        # A second signal while rows are being made safe must not lose them; the
+        # time limit is for an output that blocks, like a full pipe nobody reads.
+        deadline = self._clock() + (30.0 if orderly else 10.0)
+        while not self._results.finished and self._results.problem is None and self._clock() < deadline:
+            self._reactor.flush()
+            self._reactor.poll(0.1)
+        self._reactor.flush()
+        seats = [slot.seat for slot in self._slots if slot.seat is not None]
+        if self._results.seat is not None:
+            seats.append(self._results.seat)
+        for seat in seats:
+            self._reactor.forget(seat)
+        late = wait_for_all(seats, 5.0 if orderly else 1.0)
+        for seat in late:
+            seat.kill()
+        wait_for_all(late, 5.0)
+        if self._signals is not None:
+            self._reactor.forget_descriptor(self._signals.fileno())
+        self._reactor.close()
+
+
+def _free(slot: Slot) -> int:
+    return slot.free

@@ -1,0 +1,105 @@
+"""Every message between the parent and its workers and writer, as typed classes.
+
+    parent → worker   Lease*, Stop
+    worker → parent   Ready, Outcome*, Crashed
+    parent → writer   OpenOutput*, Append*, CloseOutputs
+    writer → parent   Ready, Ack*, WriteFailed, OutputsClosed, Crashed
+
+They are pickled one frame each (`channels.py`). Payloads and values are opaque
+to the engine; they must be picklable where the slot is a process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from parallamr_mp.models import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Work given to a slot until an `Outcome` with the same id comes back or the slot's process dies."""
+
+    id: int
+    attempt: int
+    """1 for the first time this job is leased."""
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish what you hold, then end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The process is up and takes work."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one lease came to: a value, or a failure."""
+
+    id: int
+    value: Any = None
+    failure: Failure | None = None
+    seconds: float = 0.0
+    """Wall time inside the handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The actor's main function raised; its process ends after this."""
+
+    report: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOutput:
+    """An output file the writer may be given records for. Sent before the first of them."""
+
+    file: int
+    path: str | None
+    """None: standard output."""
+    header: bytes
+    """The encoded header record, written when the file is empty."""
+    offset: int
+    """Bytes that are known to be good. What lies behind them is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One encoded record for one output file."""
+
+    id: int
+    file: int
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """These records are in the file (handed to the operating system), which now ends at `offset`."""
+
+    file: int
+    ids: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFailed:
+    """An output could not be written. The writer writes nothing more after this."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseOutputs:
+    """Sync and close every file, answer `OutputsClosed`, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsClosed:
+    """Everything acknowledged is on the disk."""

@@ -1,0 +1,274 @@
+"""A seat runs one actor, in a process of its own or in a thread, behind a pair of private channels.
+
+    parent                                      child
+    Outbox ────────── pipe ──────────► Receiver ┐
+                                                ├─ main(receiver, sender, *args)
+    Inbox  ◄───────── pipe ─────────── Sender   ┘
+
+The parent owns the seat: it alone starts, kills and joins. The actor owns
+nothing of the parent's. `ProcessSeat` is a `ProcessPoolExecutor` with exactly
+one worker, so that a death breaks nobody else's executor; its start method is
+spawn, always: a forked child of a threaded parent may deadlock, and forked
+siblings would hold copies of each other's pipes and hide an end of file.
+
+A child learns of its parent's death in two ways: its receiver ends, and a
+thread waits on the parent's sentinel, which also covers the time before and
+after `main`, when nobody reads the receiver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection as mp_connection
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+from parallamr_mp.engine.channels import Inbox, Outbox, Receiver, Sender
+from parallamr_mp.engine.messages import Crashed
+from parallamr_mp.errors import EngineError
+
+ActorMain = Callable[..., None]
+"""`main(receiver, sender, *args)`; returns when told to stop or when the receiver ends."""
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+# The signals that a terminal, a batch system or a user sends to a whole process
+# group. Children ignore them: the parent alone decides how a run ends.
+GROUP_SIGNALS = frozenset(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT")
+    if hasattr(signal, name)
+)
+
+# Starting a child swaps process-wide state (see `_bare_main`), and tells the new
+# child from its siblings by comparing lists: one start at a time.
+_start_lock = threading.Lock()
+
+
+class Seat(Protocol):
+    """Where an actor runs. All methods are the parent's, and none of them blocks but `join`."""
+
+    inbox: Inbox
+    outbox: Outbox
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None where there is no process of its own."""
+        ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative: ended by that signal. None while it runs, or where there is no process."""
+        ...
+
+    def kill(self) -> None:
+        """Ends the actor at once where that is possible; leaves its channels to be read dry."""
+        ...
+
+    def join(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds for the actor to end, then frees the channels. False: it has not."""
+        ...
+
+
+@contextlib.contextmanager
+def _bare_main() -> Iterator[None]:
+    """Hides the caller's `__main__` while a child is started.
+
+    `multiprocessing` re-imports the parent's main module in a spawned child.
+    Our actors never need it; leaving it out makes a child start faster, keeps
+    the CLI's imports out of workers, and lets a script without an
+    `if __name__ == "__main__"` guard use this library.
+    """
+    real = sys.modules.get("__main__")
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        if real is not None:
+            sys.modules["__main__"] = real
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Blocks the group signals in this thread; a child started meanwhile inherits that.
+
+    Otherwise a Ctrl-C during a child's start would print its traceback, and an
+    ignored signal (`SIG_IGN`) would be lost to the parent. Blocked ones wait.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_quiet_resource_tracker() -> None:
+    """Starts `multiprocessing`'s tracker so that it does not complain when the parent was killed.
+
+    A SIGKILL leaves the executors' semaphores to the tracker, which removes
+    them, as it should, and warns, which would only alarm. The filter reaches it
+    through the environment of its start.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        filter(None, [before, "ignore::UserWarning:multiprocessing.resource_tracker"])
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+class ProcessSeat:
+    """One actor in one spawned process."""
+
+    def __init__(self, main: ActorMain, args: tuple[Any, ...], *, name: str) -> None:
+        """Starts the process; returns before it is up. Raises EngineError when it cannot be created."""
+        child_reads, parent_writes = _SPAWN.Pipe(duplex=False)
+        parent_reads, child_writes = _SPAWN.Pipe(duplex=False)
+        self.name = name
+        try:
+            with _start_lock, _signals_held_back(), _bare_main():
+                _start_quiet_resource_tracker()
+                before = {child.pid for child in multiprocessing.active_children()}
+                self._executor = ProcessPoolExecutor(
+                    1, mp_context=_SPAWN, initializer=_enter, initargs=(child_reads, child_writes)
+                )
+                self._future = self._executor.submit(_run, main, args)
+                self._process: BaseProcess = next(
+                    child for child in multiprocessing.active_children() if child.pid not in before
+                )
+        except (OSError, RuntimeError, StopIteration) as error:
+            for end in (child_reads, child_writes, parent_reads, parent_writes):
+                end.close()
+            raise EngineError(f"{name}: the process cannot be started: {error}") from error
+        # From here on the child's ends live in the child alone, so that its
+        # death is an end of file here and ours is one there.
+        child_reads.close()
+        child_writes.close()
+        self.inbox, self.outbox = Inbox(parent_reads), Outbox(parent_writes)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative: ended by that signal. None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._process.kill()
+
+    def join(self, timeout: float) -> bool:
+        if not futures.wait([self._future], timeout).done:
+            return False
+        # `_run` has returned, or the process is dead. Either way `shutdown`
+        # has nothing to wait for but the process's own exit.
+        self._executor.shutdown(wait=True)
+        self.inbox.close()
+        self.outbox.close()
+        return True
+
+
+class ThreadSeat:
+    """One actor in a thread of this process: the same actor, the same channels, no process."""
+
+    def __init__(self, main: ActorMain, args: tuple[Any, ...], *, name: str) -> None:
+        child_reads, parent_writes = _SPAWN.Pipe(duplex=False)
+        parent_reads, child_writes = _SPAWN.Pipe(duplex=False)
+        self.name = name
+        self.inbox, self.outbox = Inbox(parent_reads), Outbox(parent_writes)
+        self._thread = threading.Thread(
+            target=_run_actor, args=(main, Receiver(child_reads), Sender(child_writes), args), name=name, daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        return None
+
+    @property
+    def exit_code(self) -> int | None:
+        return None
+
+    def kill(self) -> None:
+        """A thread cannot be killed: its receiver ends, and it stops after what it is doing."""
+        self.outbox.close()
+
+    def join(self, timeout: float) -> bool:
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return False
+        self.inbox.close()
+        self.outbox.close()
+        return True
+
+
+# ── inside the child ─────────────────────────────────────────────────────────
+
+_channels: tuple[Receiver, Sender] | None = None
+
+
+def _enter(reads: mp_connection.Connection, writes: mp_connection.Connection) -> None:
+    """Executor initializer: runs once in the child, in its main thread, before any task."""
+    global _channels  # noqa: PLW0603  - the only way from an initializer to a task
+    for signum in GROUP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+    _channels = Receiver(reads), Sender(writes)
+    threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        mp_connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run(main: ActorMain, args: tuple[Any, ...]) -> None:
+    if _channels is None:
+        raise RuntimeError("an actor was started without its channels")
+    _run_actor(main, *_channels, args)
+
+
+def _run_actor(main: ActorMain, receiver: Receiver, sender: Sender, args: tuple[Any, ...]) -> None:
+    try:
+        main(receiver, sender, *args)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            sender.send(Crashed(traceback.format_exc()))
+    finally:
+        # The parent reads these ends of file as "this actor is gone".
+        sender.close()
+        receiver.close()
+
+
+def wait_for_all(seats: list[Seat], seconds: float) -> list[Seat]:
+    """Joins every seat within `seconds` altogether; returns those that have not ended."""
+    deadline = time.monotonic() + seconds
+    return [seat for seat in seats if not seat.join(max(0.0, deadline - time.monotonic()))]

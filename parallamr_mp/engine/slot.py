@@ -1,0 +1,116 @@
+"""A seat for one worker process, the leases it holds, and its replacement after a death.
+
+    Dispatcher.lease ──► Slot.lease ──Lease──► worker
+    Dispatcher.settle ◄── Slot.deliver ◄─Outcome─┘
+    Dispatcher.orphaned ◄── Slot.lost     (end of file: everything sent in full has been delivered before)
+
+The slot's window is its number of threads: no lease ever waits inside a worker,
+so what a killed worker costs is what it really had in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Stop
+from parallamr_mp.engine.seat import Seat
+from parallamr_mp.policy.schedule import Job
+
+
+@dataclass(slots=True)
+class Held:
+    """A lease that is out."""
+
+    job: Job
+    since: float
+    """Monotonic seconds."""
+
+
+class SlotOwner(Protocol):
+    """Whom a slot reports to: the dispatcher."""
+
+    def settle(self, job: Job, outcome: Outcome) -> None:
+        """A lease has come back."""
+        ...
+
+    def slot_ready(self, slot: Slot) -> None:
+        """The slot's process takes leases."""
+        ...
+
+    def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
+        """The slot's process is gone; these leases did not come back."""
+        ...
+
+
+class Slot:
+    """One seat for a worker. Used by the dispatcher's thread alone."""
+
+    def __init__(self, number: int, threads: int, make_seat: Callable[[], Seat], owner: SlotOwner) -> None:
+        self.number, self.threads = number, threads
+        self._make_seat, self._owner = make_seat, owner
+        self.seat: Seat | None = None
+        self.held: dict[int, Held] = {}
+        self.ready = False
+        self.stopping = False
+        self.failed_starts = 0
+        """Deaths before `Ready`, in a row."""
+        self.report = ""
+        self.pid: int | None = None
+        self.exit_code: int | None = None
+        self.restart_at: float | None = None
+
+    def start(self) -> None:
+        """Puts a new process into the seat. Raises EngineError."""
+        self.restart_at = None
+        self.report = ""
+        self.seat = self._make_seat()
+        self.pid = self.seat.pid
+
+    @property
+    def free(self) -> int:
+        """Threads that have nothing to do."""
+        return self.threads - len(self.held) if self.ready and not self.stopping else 0
+
+    def lease(self, job: Job, now: float) -> None:
+        """Gives the job to the worker and counts the attempt."""
+        if self.seat is None:
+            raise RuntimeError("a lease for an empty seat")
+        job.attempts += 1
+        self.held[job.id] = Held(job, now)
+        self.seat.outbox.post(Lease(job.id, job.attempts, job.payload))
+
+    def stop(self) -> None:
+        """Lets the worker finish what it holds and end."""
+        if self.seat is not None and not self.stopping:
+            self.stopping = True
+            self.seat.outbox.post(Stop())
+
+    def kill(self) -> None:
+        if self.seat is not None:
+            self.seat.kill()
+
+    def deliver(self, message: Any) -> None:
+        match message:
+            case Outcome():
+                held = self.held.pop(message.id, None)
+                if held is not None:
+                    self._owner.settle(held.job, message)
+            case Ready():
+                self.ready = True
+                self.failed_starts = 0
+                self._owner.slot_ready(self)
+            case Crashed():
+                self.report = message.report
+
+    def lost(self) -> None:
+        dead, self.seat = self.seat, None
+        if dead is not None and dead.join(5.0):
+            self.exit_code = dead.exit_code
+        if not self.ready:
+            self.failed_starts += 1
+        self.ready = False
+        orphans = [held.job for held in self.held.values()]
+        self.held.clear()
+        self._owner.slot_lost(self, orphans)

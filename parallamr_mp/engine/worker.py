@@ -1,0 +1,84 @@
+"""What runs in a slot: threads that take leases and send outcomes.
+
+    parent ──Lease──► main thread ──► leases (SimpleQueue) ──► thread 1 … thread n
+    parent ◄─Outcome──────────────────── Sender's lock ◄────────┘
+
+The main thread only reads the channel. The `ThreadPoolExecutor`'s threads each
+loop: take a lease, call the handler, send its outcome at once, in full, before
+taking the next. No finished work ever waits in a buffer of this process.
+Nothing here sleeps, retries or decides; the dispatcher does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from parallamr_mp.engine.channels import Receiver, Sender
+from parallamr_mp.engine.messages import Lease, Outcome, Ready, Stop
+from parallamr_mp.errors import ProviderError
+from parallamr_mp.models import Failure
+
+
+class Handler(Protocol):
+    """What a worker does with a payload. Called from all threads of the worker at once."""
+
+    def __call__(self, payload: Any, attempt: int) -> Any:
+        """Returns the value. A `ProviderError` becomes a failure; any other exception a final one."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the handler holds; called once, when no call is under way."""
+        ...
+
+
+HandlerFactory = Callable[..., Handler]
+
+
+def worker_main(
+    receiver: Receiver, sender: Sender, threads: int, make_handler: HandlerFactory, args: tuple[Any, ...]
+) -> None:
+    """The actor of a slot. Ends on `Stop` after finishing what it holds, or when the parent is gone."""
+    handler = make_handler(*args)
+    leases: SimpleQueue[Lease | None] = SimpleQueue()
+
+    def serve() -> None:
+        while (lease := leases.get()) is not None:
+            sender.send(attend(handler, lease))
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="lease") as pool:
+        for _ in range(threads):
+            pool.submit(serve)
+        try:
+            sender.send(Ready(os.getpid()))
+            stopping = False
+            while not stopping:
+                for message in receiver.receive():
+                    if isinstance(message, Stop):
+                        stopping = True
+                    else:
+                        leases.put(message)
+        except EOFError:
+            pass
+        finally:
+            for _ in range(threads):
+                leases.put(None)
+    handler.close()
+
+
+def attend(handler: Handler, lease: Lease) -> Outcome:
+    """Calls the handler and turns whatever happens into data. Never raises an `Exception`."""
+    started = time.monotonic()
+    try:
+        value = handler(lease.payload, lease.attempt)
+    except ProviderError as error:
+        failure = Failure(error.kind, error.message, error.retryable, error.retry_after, error.endpoint)
+    except Exception as error:  # one broken row must not take its neighbours' requests down
+        failure = Failure("internal", f"{type(error).__name__}: {error}")
+    else:
+        return Outcome(lease.id, value=value, seconds=time.monotonic() - started)
+    return Outcome(lease.id, failure=failure, seconds=time.monotonic() - started)

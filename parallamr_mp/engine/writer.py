@@ -1,0 +1,120 @@
+"""What runs in the writer's seat: the one process that owns the output files.
+
+    parent ──OpenOutput*, Append*──► main thread ──► IncrementalCSVWriter per file (least recently used closed)
+    parent ◄──Ack (after the write)──┘
+
+Records that arrive together are written together, a file at a time, in the
+order in which they were sent. An `Ack` says that the operating system has them;
+the disk has them within `sync_every` seconds, or when `OutputsClosed` is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+
+from parallamr_mp.engine.channels import Receiver, Sender
+from parallamr_mp.engine.messages import (
+    Ack,
+    Append,
+    CloseOutputs,
+    OpenOutput,
+    OutputsClosed,
+    Ready,
+    WriteFailed,
+)
+from parallamr_mp.errors import OutputError
+from parallamr_mp.results.writer import IncrementalCSVWriter
+
+SYNC_EVERY = 1.0
+MAX_OPEN = 64
+
+
+class _OutputFiles:
+    """All outputs by number; at most `max_open` of them hold a descriptor."""
+
+    def __init__(self, max_open: int) -> None:
+        self._max_open = max_open
+        self._known: dict[int, OpenOutput] = {}
+        self._offsets: dict[int, int] = {}
+        self._open: OrderedDict[int, IncrementalCSVWriter] = OrderedDict()
+
+    def add(self, output: OpenOutput) -> int:
+        self._known[output.file] = output
+        self._offsets[output.file] = output.offset
+        return self._writer(output.file).offset
+
+    def append(self, file: int, records: bytes) -> int:
+        writer = self._writer(file)
+        offset = writer.write_record(records)
+        self._offsets[file] = offset
+        return offset
+
+    def _writer(self, file: int) -> IncrementalCSVWriter:
+        writer = self._open.get(file)
+        if writer is None:
+            output = self._known[file]
+            while len(self._open) >= self._max_open:
+                self._open.popitem(last=False)[1].close()
+            writer = IncrementalCSVWriter(output.path, header=output.header, resume_at=self._offsets[file])
+            self._offsets[file] = writer.offset
+            self._open[file] = writer
+        self._open.move_to_end(file)
+        return writer
+
+    def sync(self) -> None:
+        for writer in self._open.values():
+            writer.sync()
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def writer_main(
+    receiver: Receiver, sender: Sender, sync_every: float = SYNC_EVERY, max_open: int = MAX_OPEN
+) -> None:
+    """The actor of the writer's seat. Ends on `CloseOutputs`, or when the parent is gone."""
+    files = _OutputFiles(max_open)
+    sender.send(Ready(os.getpid()))
+    failed = closing = False
+    next_sync: float | None = None
+    while not closing:
+        timeout = None if next_sync is None else max(0.0, next_sync - time.monotonic())
+        try:
+            messages = receiver.receive(timeout)
+        except EOFError:
+            files.close()
+            return
+        closing = any(isinstance(message, CloseOutputs) for message in messages)
+        if failed:
+            continue  # the parent has been told; it ends the run and keeps what is not acknowledged
+        try:
+            _write(messages, files, sender)
+            now = time.monotonic()
+            if next_sync is None:
+                next_sync = now + sync_every if messages else None
+            elif now >= next_sync:
+                files.sync()
+                next_sync = None
+            if closing:
+                files.close()
+        except OutputError as error:
+            failed = True
+            next_sync = None
+            sender.send(WriteFailed(str(error)))
+    if not failed:
+        sender.send(OutputsClosed())
+
+
+def _write(messages: list[object], files: _OutputFiles, sender: Sender) -> None:
+    batches: dict[int, list[Append]] = {}
+    for message in messages:
+        if isinstance(message, Append):
+            batches.setdefault(message.file, []).append(message)
+        elif isinstance(message, OpenOutput):
+            sender.send(Ack(message.file, (), files.add(message)))
+    for file, batch in batches.items():
+        offset = files.append(file, b"".join([append.record for append in batch]))
+        sender.send(Ack(file, tuple(append.id for append in batch), offset))

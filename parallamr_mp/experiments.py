@@ -1,0 +1,314 @@
+"""The table of experiments: CSV, JSON Lines or standard input, read row by row.
+
+A table is read twice: once to check every row before anything is sent, and
+once to run it. Neither pass keeps rows. Standard input can be read only once,
+so it is spooled to an unnamed temporary file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, BinaryIO, NoReturn
+
+import orjson
+
+from parallamr_mp.errors import BadInput
+from parallamr_mp.models import RESULT_COLUMNS
+
+REQUIRED_COLUMNS = ("provider", "model")
+PARAM_PREFIX = "param:"
+STDIN = "-"
+_SPOOL_IN_MEMORY = 8 << 20
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One row of the table, as text. `values` are in the order of the table's columns."""
+
+    row_number: int
+    """1 for the first row below the header."""
+    provider: str
+    model: str
+    values: tuple[str, ...]
+
+
+class Table:
+    """The experiments file. `columns` is known after `check`; `rows` may be iterated any number of times.
+
+    `name` is the file's path, or `-` for standard input. Raises `BadInput`,
+    naming file, row, line and column, for anything that is not a table of
+    experiments in UTF-8.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.label = "standard input" if name == STDIN else name
+        self._spool: BinaryIO | None = None
+        self.json_lines = name.lower().endswith((".jsonl", ".ndjson"))
+        if name == STDIN:
+            self._spool = _spool_stdin()
+            self.json_lines = self._spool.read(1) == b"{"
+        elif os.path.isdir(name):
+            raise BadInput("is a folder; expected a CSV or JSON Lines file", file=name)
+        self.columns: tuple[str, ...] = self._json_columns() if self.json_lines else self._csv_columns()
+        self._check_columns()
+        self._provider_at = self.columns.index("provider")
+        self._model_at = self.columns.index("model")
+        self.param_columns = tuple(
+            (index, name.removeprefix(PARAM_PREFIX))
+            for index, name in enumerate(self.columns)
+            if name.startswith(PARAM_PREFIX)
+        )
+
+    # ── rows ─────────────────────────────────────────────────────────────────
+
+    def rows(self) -> Iterator[Experiment]:
+        """Every experiment in order. Raises `BadInput` at the first row that is none."""
+        provider_at, model_at = self._provider_at, self._model_at
+        cells = self._json_rows() if self.json_lines else self._csv_rows()
+        for number, (line, values) in enumerate(cells, start=1):
+            provider, model = values[provider_at].strip(), values[model_at].strip()
+            if not provider or not model:
+                self._fail(
+                    "is empty",
+                    row=number,
+                    line=line,
+                    column="provider" if not provider else "model",
+                    hint="Every row needs a provider and a model.",
+                )
+            yield Experiment(number, provider, model, values)
+
+    def variables(self, experiment: Experiment) -> dict[str, str]:
+        """The row's template variables by column name."""
+        return dict(zip(self.columns, experiment.values, strict=True))
+
+    def params(self, experiment: Experiment) -> dict[str, Any]:
+        """The row's body parameters: its `param:NAME` cells that are not empty, as typed values."""
+        params = {}
+        for index, name in self.param_columns:
+            text = experiment.values[index].strip()
+            if text:
+                try:
+                    params[name] = parse_param(text)
+                except ValueError as error:
+                    self._fail(
+                        f"is not JSON: {error}",
+                        row=experiment.row_number,
+                        column=self.columns[index],
+                        hint='Expected a JSON value such as 0.7, true, "text" or {"type": "json_object"}.',
+                    )
+        return params
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+
+    # ── CSV ──────────────────────────────────────────────────────────────────
+
+    @contextlib.contextmanager
+    def _text(self) -> Iterator[io.TextIOBase]:
+        """The input as text from its beginning; decoding errors become `BadInput`."""
+        try:
+            if self._spool is not None:
+                self._spool.seek(0)
+                raw: Any = io.BufferedReader(_Borrowed(self._spool))
+            else:
+                raw = open(self.name, "rb")  # noqa: SIM115  - closed by the with below
+        except OSError as error:
+            raise BadInput(f"cannot be read: {error.strerror}", file=self.label) from error
+        with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+            try:
+                yield text
+            except UnicodeDecodeError:
+                self._fail_decoding()
+
+    def _csv_columns(self) -> tuple[str, ...]:
+        with self._text() as text:
+            try:
+                header = next(csv.reader(text, strict=True), None)
+            except csv.Error as error:
+                self._fail(f"is not CSV: {error}", line=1)
+        if not header:
+            self._fail("is empty", hint="Expected a header line with the columns provider and model.")
+        return tuple(name.strip() for name in header)
+
+    def _csv_rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        width = len(self.columns)
+        with self._text() as text:
+            reader = csv.reader(text, strict=True)
+            number = 0
+            try:
+                next(reader)
+                for cells in reader:
+                    if not cells:
+                        continue
+                    number += 1
+                    if len(cells) != width:
+                        self._fail(
+                            f"{len(cells)} fields where the header has {width} columns",
+                            row=number,
+                            line=reader.line_num,
+                            hint="A field that contains a comma, a quote or a line break must be quoted.",
+                        )
+                    yield reader.line_num, tuple(cells)
+            except csv.Error as error:
+                self._fail(f"is not CSV: {error}", row=number + 1, line=reader.line_num)
+
+    # ── JSON Lines ───────────────────────────────────────────────────────────
+
+    def _json_objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        with self._text() as text:
+            for line, content in enumerate(text, start=1):
+                if not content.strip():
+                    continue
+                try:
+                    value = orjson.loads(content)
+                except orjson.JSONDecodeError as error:
+                    self._fail(f"is not JSON: {error}", line=line)
+                if not isinstance(value, dict):
+                    self._fail("expected one JSON object a line", line=line)
+                yield line, value
+
+    def _json_columns(self) -> tuple[str, ...]:
+        # The first pass over the file: keys may turn up in any line.
+        names: dict[str, None] = {}
+        for _, value in self._json_objects():
+            names.update(dict.fromkeys(value))
+        if not names:
+            self._fail("is empty", hint="Expected one JSON object a line, with the keys provider and model.")
+        return tuple(names)
+
+    def _json_rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        columns = self.columns
+        for line, value in self._json_objects():
+            yield line, tuple(_json_cell(name, value.get(name)) for name in columns)
+
+    # ── errors ───────────────────────────────────────────────────────────────
+
+    def _check_columns(self) -> None:
+        for index, name in enumerate(self.columns, start=1):
+            if not name:
+                self._fail(f"column {index} of the header has no name", line=1)
+            if name in RESULT_COLUMNS:
+                self._fail(
+                    "is a column of the results and cannot be one of the experiments",
+                    line=1,
+                    column=name,
+                    hint="Rename the column.",
+                )
+        seen = set()
+        for name in self.columns:
+            if name in seen:
+                self._fail("is there twice", line=1, column=name, hint="Column names must be unique.")
+            seen.add(name)
+        missing = [name for name in REQUIRED_COLUMNS if name not in self.columns]
+        if missing:
+            hint = f"Found: {', '.join(self.columns)}."
+            if len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t|"):
+                hint += " Expected commas between columns."
+            self._fail(f"missing column{'s' * (len(missing) > 1)}: {', '.join(missing)}", line=1, hint=hint)
+
+    def _fail(self, what: str, **where: Any) -> NoReturn:
+        raise BadInput(what, file=self.label, **where)
+
+    def _fail_decoding(self) -> NoReturn:
+        """Finds the line that is not UTF-8: the decoder works ahead of the row at hand."""
+        stream = self._spool if self._spool is not None else open(self.name, "rb")  # noqa: SIM115
+        try:
+            stream.seek(0)
+            start = stream.read(2)
+            hint = "Save the file as UTF-8."
+            if start in (b"\xff\xfe", b"\xfe\xff"):
+                self._fail("is UTF-16, not UTF-8", hint=hint)
+            stream.seek(0)
+            for line, content in enumerate(stream, start=1):
+                try:
+                    content.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    self._fail(f"is not UTF-8: {error.reason}", line=line, hint=hint)
+            self._fail("is not UTF-8", hint=hint)
+        finally:
+            if stream is not self._spool:
+                stream.close()
+
+
+class _Borrowed(io.RawIOBase):
+    """Reads from a stream without closing it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _spool_stdin() -> BinaryIO:
+    spool = tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115  - closed by the table
+    shutil.copyfileobj(sys.stdin.buffer, spool)
+    spool.seek(0)
+    return spool  # type: ignore[return-value]
+
+
+def _json_cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str) and not name.startswith(PARAM_PREFIX):
+        return value
+    return orjson.dumps(value).decode()
+
+
+def parse_param(text: str) -> Any:
+    """A body parameter's value: JSON, or a bare word taken as a string (`high`).
+
+    Raises ValueError for text that starts like JSON and is none.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        if text[:1] in '{["':
+            raise
+        return text
+
+
+def identify(
+    *,
+    provider: str,
+    model: str,
+    variables: Sequence[tuple[str, str]],
+    params: dict[str, Any],
+    sources: bytes,
+    repeat: int,
+) -> str:
+    """The `experiment_id`: 16 hexadecimal digits that stand for what is asked, and of whom.
+
+    `sources` is the digest of prompt, context and system texts. Variables
+    without a value do not count, nor does the order of columns or parameters,
+    so that a reordered table asks the same questions.
+    """
+    filled = sorted((name, value) for name, value in variables if value and not name.startswith(PARAM_PREFIX))
+    text = orjson.dumps(
+        [provider, model, filled, params, repeat], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    )
+    return blake2b(text, digest_size=8, key=sources).hexdigest()
+
+
+def in_range(rows: Iterator[Experiment], first: int, last: int | None) -> Iterator[Experiment]:
+    """Rows number `first` to `last`, both included."""
+    return itertools.islice(rows, first - 1, last)

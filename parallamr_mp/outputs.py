@@ -1,0 +1,139 @@
+"""Which file each row goes to, and whether that file may be written: decided before anything is sent.
+
+Runs in the parent, in the passes over the table. After them the files belong
+to the writer process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from parallamr_mp.errors import BadInput, OutputExists
+from parallamr_mp.experiments import Experiment
+from parallamr_mp.prompts import PathTemplate
+
+
+@dataclass(slots=True)
+class Output:
+    """One output file."""
+
+    number: int
+    path: str | None
+    existed: bool = False
+    """It held something before this run."""
+    offset: int = 0
+    """Bytes that stay."""
+    extra: tuple[str, ...] = ()
+    """Columns of an earlier `--flatten`."""
+
+
+class Outputs:
+    """The output files of a run, found while its rows are read."""
+
+    def __init__(self, template: str | None, columns: Sequence[str]) -> None:
+        """`template` may hold `{{column}}`; None: standard output. Raises `BadInput`."""
+        self._template = PathTemplate(template) if template is not None else None
+        self.templated = self._template is not None and self._template.is_templated
+        self.label = template if template is not None else "standard output"
+        self.files: list[Output] = []
+        self._frozen = False
+        self._by_path: dict[str, tuple[Output, bytes, int]] = {}
+        self._by_folded_path: dict[str, str] = {}
+        if self._template is None:
+            self.files.append(Output(0, None))
+            return
+        for name in self._template.names:
+            if name not in columns:
+                raise BadInput(
+                    f"--output {template}: there is no column {name!r} in the experiments",
+                    hint=f"Columns: {', '.join(columns)}.",
+                )
+        if not self.templated:
+            self.files.append(self._new(0, self._template.text))
+
+    def number(self, experiment: Experiment, values: Mapping[str, str]) -> int:
+        """The number of the row's output file. Raises `BadInput` for a row that has no proper place."""
+        if self._template is None or not self.templated:
+            return 0
+        try:
+            path = self._template.resolve_output(values)
+        except BadInput as error:
+            raise BadInput(error.what, file=self._template.text, row=experiment.row_number, hint=error.hint) from None
+        digest = blake2b(
+            "\0".join(values[name] for name in self._template.names).encode("utf-8", "surrogatepass"), digest_size=8
+        ).digest()
+        known = self._by_path.get(path)
+        if known is not None:
+            output, first_digest, first_row = known
+            if digest != first_digest:
+                raise BadInput(
+                    f"row {first_row} and row {experiment.row_number} have different values for"
+                    f" {', '.join(self._template.names)} but both lead to {path}",
+                    hint="Separate the variables in --output by a / or by text that their values do not hold.",
+                )
+            return output.number
+        if self._frozen:
+            raise BadInput("was changed while it was read", file="the experiments file", row=experiment.row_number)
+        output = self._new(len(self.files), path)
+        self.files.append(output)
+        self._by_path[path] = output, digest, experiment.row_number
+        return output.number
+
+    def _new(self, number: int, path: str) -> Output:
+        if self._template is not None and self.templated:
+            self._check_containment(path)
+        if sys.platform in {"darwin", "win32"}:
+            folded = path.casefold()
+            if (other := self._by_folded_path.setdefault(folded, path)) != path:
+                raise BadInput(f"{other} and {path} are one file where upper and lower case are the same")
+        if os.path.isdir(path):
+            raise BadInput("is a folder; expected a file for the results", file=path)
+        existed = os.path.isfile(path) and os.path.getsize(path) > 0
+        return Output(number, path, existed)
+
+    def _check_containment(self, path: str) -> None:
+        """A link inside the template's folder must not lead rows out of it."""
+        folder = os.path.realpath(self._template.folder if self._template is not None else ".")
+        real = os.path.realpath(path)
+        if os.path.commonpath([folder, real]) != folder:
+            raise BadInput(f"{path} leads to {real}, outside {folder}", hint="Remove the link, or choose another -o.")
+
+    def refuse_existing(self) -> None:
+        """Raises `OutputExists` when a file that holds something would be written to."""
+        existing = [output.path for output in self.files if output.existed]
+        if existing:
+            more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+            raise OutputExists(
+                f"{existing[0]}: exists already{more}",
+                hint="Give --resume to go on with it, --overwrite to replace it, or choose another -o.",
+            )
+
+    def prepare(self, inputs: Sequence[str]) -> None:
+        """Makes the folders and proves that each file can be written, leaving what is in it.
+
+        Raises `BadInput`, also when an output is one of the files in `inputs`.
+        """
+        self._frozen = True
+        for output in self.files:
+            if output.path is None:
+                continue
+            folder = os.path.dirname(output.path)
+            try:
+                if folder:
+                    os.makedirs(folder, exist_ok=True)
+                if os.path.exists(output.path) and not os.path.isfile(output.path):
+                    continue  # a device or a pipe: opening it may wait for its reader
+                os.close(os.open(output.path, os.O_WRONLY | os.O_CREAT, 0o666))
+            except OSError as error:
+                raise BadInput(
+                    f"cannot be written: {error.strerror}", file=output.path, hint="Choose another -o."
+                ) from None
+            for name in inputs:
+                if os.path.exists(name) and os.path.samefile(name, output.path):
+                    raise BadInput(
+                        "is an input of this run and cannot be its output too", file=output.path, hint="Choose another -o."
+                    )

@@ -1,0 +1,37 @@
+"""Whether a failed attempt is made again, and when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from parallamr_mp.models import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential back-off with full jitter, on retryable failures only, bounded in number.
+
+    The wait before attempt n+1 is uniform in [0, min(cap, base * 2^(n-1))]
+    seconds ("full jitter", Marc Brooker, AWS Architecture Blog, 2015); a
+    server's `Retry-After` is waited for in full, and the jitter comes on top so
+    that all rows it was said to do not come back in the same instant.
+    """
+
+    max_retries: int = 5
+    base: float = 1.0
+    """Seconds."""
+    cap: float = 60.0
+    """Seconds."""
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def delay(self, failure: Failure, attempts: int) -> float | None:
+        """Seconds to wait before the next attempt, or None: this failure is final.
+
+        `attempts` counts the requests made so far, the failed one included.
+        """
+        if not failure.retryable or attempts > self.max_retries:
+            return None
+        jitter = self.uniform(0.0, min(self.cap, self.base * 2.0 ** (attempts - 1)))
+        return (failure.retry_after or 0.0) + jitter

@@ -1,0 +1,197 @@
+"""Event handlers that tell people how a run goes. They write to standard error and keep only counters.
+
+    EventBus ──► BarPrinter (terminal) │ PlainPrinter (log file) │ LinePrinter (-v)
+
+All run in the dispatcher's thread of the parent, which owns the terminal.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tqdm import tqdm
+
+from parallamr_mp import events
+from parallamr_mp.models import Status
+
+PLAIN_INTERVAL = 5.0
+_RATE_WINDOW = 30.0
+
+# tqdm's default lock is a multiprocessing one, which would start a resource
+# tracker; only this process draws.
+tqdm.set_lock(threading.RLock())
+
+
+class _Counters:
+    """What both progress displays count."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.total = self.done = self.tokens = 0
+        self.by_status = dict.fromkeys(Status, 0)
+        self.started = clock()
+        self.pulse = events.Pulse(0, 0, 0.0, None)
+
+    def count(self, event: events.Event) -> None:
+        match event:
+            case events.RunStarted():
+                self.total, self.done = event.total, event.done
+                self.started = self._clock()
+            case events.RowDone():
+                self.done += 1
+                self.tokens += event.input_tokens + event.output_tokens
+                self.by_status[event.status] += 1
+            case events.Pulse():
+                self.pulse = event
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(1e-3, self._clock() - self.started)
+
+    def details(self) -> str:
+        """Counts by status, in flight, retries waiting, tokens a second, the oldest request's age."""
+        parts = [f"{status.value} {count}" for status, count in self.by_status.items()]
+        parts.append(f"in flight {self.pulse.in_flight}")
+        if self.pulse.waiting:
+            parts.append(f"retrying {self.pulse.waiting}")
+        parts.append(f"{self.tokens_per_second:,.0f} tok/s")
+        if self.pulse.in_flight:
+            parts.append(f"oldest {self.pulse.oldest:.1f}s")
+        return " · ".join(parts)
+
+
+def _told(event: events.Event) -> str | None:
+    """The line for an event that every display shows; None for those that only count."""
+    match event:
+        case events.Notice():
+            return event.text
+        case events.WorkerLost():
+            how = "" if event.exit_code is None else f" ({_exit_text(event.exit_code)})"
+            return (
+                f"worker {event.slot} (pid {event.pid}) died{how} with {event.in_flight} requests in flight;"
+                " it is replaced, and they are sent again"
+            )
+        case events.Stopping():
+            return (
+                f"{signal.Signals(event.signum).name}: no new requests; {event.in_flight} in flight may finish"
+                f" within {event.deadline:.0f} s. Again: end at once."
+            )
+    return None
+
+
+def _exit_text(code: int) -> str:
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+class BarPrinter:
+    """One tqdm bar, drawn at most ten times a second."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._counters = _Counters(clock)
+        self._bar: tqdm[None] | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        counters = self._counters
+        counters.count(event)
+        if (text := _told(event)) is not None:
+            tqdm.write(text, file=self._stream)
+        match event:
+            case events.RunStarted():
+                self._bar = tqdm(
+                    total=event.total,
+                    initial=event.done,
+                    file=self._stream,
+                    unit="row",
+                    dynamic_ncols=True,
+                    smoothing=0.05,
+                    mininterval=0.1,
+                    miniters=1,
+                )
+            case events.Pulse() if self._bar is not None:
+                self._draw(self._bar)
+            case events.RunFinished():
+                self.close()
+
+    def _draw(self, bar: tqdm[None]) -> None:
+        bar.set_postfix_str(self._counters.details(), refresh=False)
+        if not bar.update(self._counters.done - bar.n):
+            bar.refresh()
+
+    def close(self) -> None:
+        """Leaves the bar as it stands; the next line starts below it."""
+        if self._bar is not None:
+            self._draw(self._bar)
+            self._bar.close()
+            self._bar = None
+
+
+class PlainPrinter:
+    """One plain line every few seconds: for log files, batch jobs, pipes. No escape codes."""
+
+    def __init__(
+        self, stream: TextIO, interval: float = PLAIN_INTERVAL, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._interval, self._clock = stream, interval, clock
+        self._counters = _Counters(clock)
+        self._next = clock() + interval
+        self._recent: list[tuple[float, int]] = []
+
+    def __call__(self, event: events.Event) -> None:
+        self._counters.count(event)
+        if (text := _told(event)) is not None:
+            print(text, file=self._stream, flush=True)
+        if isinstance(event, events.Pulse) and self._clock() >= self._next:
+            self._next = self._clock() + self._interval
+            self._report()
+
+    def _report(self) -> None:
+        counters, now = self._counters, self._clock()
+        self._recent.append((now, counters.done))
+        while self._recent[0][0] < now - _RATE_WINDOW:
+            self._recent.pop(0)
+        since, before = self._recent[0] if len(self._recent) > 1 else (counters.started, 0)
+        rate = (counters.done - before) / max(1e-3, now - since)
+        left = tqdm.format_interval((counters.total - counters.done) / rate) if rate > 0 else "?"
+        share = 100 * counters.done / max(1, counters.total)
+        print(
+            f"{counters.done}/{counters.total} rows ({share:.0f}%) · {rate:.1f} rows/s · {left} left"
+            f" · {counters.details()}",
+            file=self._stream,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class LinePrinter:
+    """One line for each row, retry and worker, through tqdm so that a bar below stays whole."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.RowDone():
+                text = f"row {event.row_number}" + (f" repeat {event.repeat}" if event.repeat else "")
+                text += f": {event.status.value} · {event.provider}/{event.model} · {event.latency:.2f} s"
+                if event.message:
+                    text += f" · {event.message}"
+            case events.AttemptFailed():
+                text = (
+                    f"attempt {event.attempts} failed: {event.failure.message};"
+                    f" again in {event.delay:.1f} s"
+                )
+            case events.WorkerStarted() if event.pid is not None:
+                text = f"worker {event.slot} is up (pid {event.pid})"
+            case _:
+                return
+        tqdm.write(text, file=self._stream)

@@ -1,0 +1,55 @@
+"""Context windows: read from what servers list, asked for once a run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from parallamr_mp.providers.answers import count
+
+T = TypeVar("T")
+
+LOOKUP_SECONDS = 10.0
+"""How long a look-up may take: it is a courtesy, and must not hold up a run."""
+
+_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+
+
+def window_of(entry: Mapping[str, Any]) -> int | None:
+    """The context window that a model's entry tells of, in tokens, by the names servers have for it.
+
+    vLLM `max_model_len`; OpenRouter and others `context_length`; Groq
+    `context_window`; llama.cpp `meta.n_ctx` (what runs) or `n_ctx_train`.
+    """
+    meta = entry.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    for value in (*(entry.get(name) for name in _FIELDS), meta.get("n_ctx"), meta.get("n_ctx_train")):
+        window = count(value)
+        if window:
+            return window
+    return None
+
+
+class AskedOnce(Generic[T]):
+    """Answers of `ask`, remembered by key, failures too: these are answered by `otherwise`.
+
+    Safe from many threads: one asks, the others wait for it.
+    """
+
+    def __init__(self, ask: Callable[[str], T], otherwise: T) -> None:
+        self._ask, self._otherwise = ask, otherwise
+        self._known: dict[str, T] = {}
+        self._lock = threading.Lock()
+        """Protects what is known, and is held while asking: without it every thread would ask."""
+
+    def get(self, key: str) -> T:
+        """What is known of `key`, asking if need be. Never raises."""
+        with self._lock:
+            if key not in self._known:
+                try:
+                    self._known[key] = self._ask(key)
+                except Exception:
+                    # A boundary: a look-up that nobody waits for must not stop a run.
+                    self._known[key] = self._otherwise
+            return self._known[key]

@@ -1,0 +1,164 @@
+"""The chat-completions API, as OpenAI, vLLM, llama.cpp, OpenRouter and many others speak it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from parallamr_mp.models import ChatRequest, ModelInfo, Reply
+from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
+from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, window_of
+from parallamr_mp.providers.http import HttpClient, HttpReply, failure_from_status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from parallamr_mp.errors import ProviderError
+    from parallamr_mp.providers.endpoints import BaseUrl
+
+_OURS = {"model", "messages", "stream", "stream_options"}
+"""Body fields that parameters cannot set: answers are read whole, so nothing may ask for a stream."""
+_ANY_OTHER = ""
+"""The name under which a server's answer for every other model is kept."""
+
+
+def messages_of(request: ChatRequest) -> list[dict[str, str]]:
+    """The conversation to send: the system prompt where there is one, then the prompt."""
+    system = [] if request.system is None else [{"role": "system", "content": request.system}]
+    return [*system, {"role": "user", "content": request.prompt}]
+
+
+class ChatCompletions:
+    """One server that speaks chat completions, asked with fixed headers.
+
+    Safe from many threads. `extra` are body fields that every request carries
+    unless a parameter of the same name says otherwise.
+    """
+
+    def __init__(
+        self,
+        client: HttpClient,
+        base: BaseUrl,
+        headers: Mapping[str, str],
+        *,
+        secrets: Sequence[str] = (),
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.base = base
+        self._client = client
+        self._headers = dict(headers)
+        self._secrets = (*secrets, *base.secrets())
+        self._extra = dict(extra or {})
+        self._url = base.join("/chat/completions")
+        self._windows: AskedOnce[Mapping[str, int | None]] = AskedOnce(self._ask_windows, {})
+
+    def complete(self, request: ChatRequest) -> Reply:
+        """Asks once. Raises `ProviderError`."""
+        params = {name: value for name, value in request.params.items() if name not in _OURS}
+        body = encode(
+            {**self._extra, **params, "model": request.model, "messages": messages_of(request)},
+        )
+        reply = self._client.post_json(self._url, body, self._headers)
+        if not 200 <= reply.status < 300:
+            raise self._failure(reply, request.model)
+        return self._read(reply, request.model)
+
+    def list_models(self) -> list[ModelInfo]:
+        """The models on offer. Raises `ProviderError`."""
+        entries = self._models()
+        return [ModelInfo(entry["id"], window_of(entry)) for entry in entries]
+
+    def context_window(self, model: str) -> int | None:
+        """The model's context window, asked for once for all models. Never raises."""
+        windows = self._windows.get("models")
+        return windows.get(model, windows.get(_ANY_OTHER))
+
+    def _ask_windows(self, _: str) -> Mapping[str, int | None]:
+        return _windows(self._models(LOOKUP_SECONDS))
+
+    def _models(self, timeout: float | None = None) -> list[dict[str, Any]]:
+        reply = self._client.get(self.base.join("/models"), self._headers, timeout=timeout)
+        if reply.status != 200:
+            raise self._failure(reply, "")
+        data = decode(reply.content, self.base.shown).get("data")
+        if not isinstance(data, list):
+            raise bad_reply("no list of models", reply.content, self.base.shown)
+        return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+    def _failure(self, reply: HttpReply, model: str, status: int | None = None) -> ProviderError:
+        return failure_from_status(
+            reply.status if status is None else status,
+            reply.headers,
+            reply.content,
+            model,
+            self.base.shown,
+            secrets=self._secrets,
+        )
+
+    def _read(self, reply: HttpReply, model: str) -> Reply:
+        payload = decode(reply.content, self.base.shown)
+        if payload.get("error"):
+            raise self._failure(reply, model, _status_of(payload["error"]))
+        choices = payload.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(choice, dict) or not isinstance(message, dict):
+            raise bad_reply("the answer has no message", reply.content, self.base.shown)
+        if choice.get("error"):
+            # OpenRouter's way of saying that the provider behind it broke off.
+            broken = HttpReply(reply.status, reply.headers, encode({"error": choice["error"]}))
+            raise self._failure(broken, model, _status_of(choice["error"]))
+        finish_reason = choice.get("finish_reason")
+        finish_reason = finish_reason if isinstance(finish_reason, str) else None
+        text, warnings = settle_message(message, finish_reason)
+        usage = payload.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        return Reply(
+            text=text,
+            finish_reason=finish_reason,
+            input_tokens=count(usage.get("prompt_tokens")),
+            output_tokens=count(usage.get("completion_tokens")),
+            cost_usd=_cost(usage.get("cost")),
+            endpoint=self.base.shown,
+            warnings=warnings,
+        )
+
+
+def settle_message(message: Mapping[str, Any], finish_reason: str | None) -> tuple[str, tuple[str, ...]]:
+    """Text and warnings of a chat message, whichever fields its server fills."""
+    content = message.get("content")
+    calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
+    return settle(
+        text_of(content),
+        finish_reason=finish_reason,
+        reasoning=text_of(message.get("reasoning_content")) or text_of(message.get("reasoning")),
+        refusal=text_of(message.get("refusal"))
+        or text_of(content if isinstance(content, list) else None, "refusal"),
+        tool_calls=calls if isinstance(calls, list) else [],
+    )
+
+
+def _status_of(error: object) -> int:
+    """The HTTP status that an error inside a 200 stands for."""
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, str) and code.isdecimal():
+        code = int(code)
+    if isinstance(code, int) and 400 <= code <= 599:
+        return code
+    words = f"{code} {error.get('type')}".lower() if isinstance(error, dict) else ""
+    if "rate_limit" in words:
+        return 429
+    if "server" in words or "overloaded" in words or "timeout" in words:
+        return 500
+    return 400
+
+
+def _cost(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _windows(entries: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+    windows = {str(entry["id"]): window_of(entry) for entry in entries}
+    if len(entries) == 1 and entries[0].get("owned_by") == "llamacpp":
+        # llama.cpp serves its one model under whatever name it is asked for.
+        windows[_ANY_OTHER] = windows[str(entries[0]["id"])]
+    return windows

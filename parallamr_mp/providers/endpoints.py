@@ -1,0 +1,98 @@
+"""Base URLs: taken apart once, joined with paths, shown without what they may hide."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from parallamr_mp.errors import BadInput
+
+_SECRET_WORDS = ("key", "token", "secret", "sig", "password", "code")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseUrl:
+    """Where an API lives. `shown` is fit for messages and rows: no credentials, no query."""
+
+    shown: str
+    query: str = field(default="", repr=False)
+    user_info: str | None = field(default=None, repr=False)
+    """`user:password` as it stood in the URL, decoded."""
+
+    @property
+    def host(self) -> str:
+        """The host's name in lower case, without port."""
+        return urlsplit(self.shown).hostname or ""
+
+    def join(self, path: str) -> str:
+        """The URL to send to: base, `path` (starting with a slash), and the base's own query."""
+        return f"{self.shown}{path}?{self.query}" if self.query else f"{self.shown}{path}"
+
+    def with_query(self, name: str, value: str) -> BaseUrl:
+        """The same base that also sends `name=value`, unless it has a value for `name` already."""
+        pairs = parse_qsl(self.query, keep_blank_values=True)
+        if any(present == name for present, _ in pairs):
+            return self
+        return BaseUrl(self.shown, urlencode([*pairs, (name, value)]), self.user_info)
+
+    def basic_auth(self) -> str | None:
+        """The Authorization header that the URL's own user and password ask for, or None."""
+        if self.user_info is None:
+            return None
+        return "Basic " + base64.b64encode(self.user_info.encode()).decode("ascii")
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown: the password, and query values whose name speaks of a key."""
+        found = [
+            value
+            for name, value in parse_qsl(self.query)
+            if any(word in name.lower() for word in _SECRET_WORDS)
+        ]
+        if self.user_info is not None:
+            found.append(self.user_info.partition(":")[2])
+            found.append((self.basic_auth() or "").removeprefix("Basic "))
+        return tuple(value for value in found if value)
+
+
+def parse_base_url(value: str, variable: str) -> BaseUrl:
+    """Takes a base URL apart. A trailing slash does not matter.
+
+    Raises `BadInput` that names `variable` when the value is no http(s) URL
+    with a host. The value is not repeated: it may hold a password.
+    """
+    text = value.strip()
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise BadInput(f"{variable} is not a URL", hint=_HINT) from None
+    if parts.scheme not in {"http", "https"} or "://" not in text:
+        raise BadInput(f"{variable} has to start with http:// or https://", hint=_HINT)
+    host = parts.hostname
+    if not host or any(character.isspace() for character in text):
+        raise BadInput(f"{variable} is not a URL with a host", hint=_HINT)
+    user_info = None
+    if parts.username is not None:
+        user_info = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    location = f"[{host}]" if ":" in host else host
+    if port is not None:
+        location += f":{port}"
+    path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+    return BaseUrl(f"{parts.scheme}://{location}{path}", parts.query, user_info)
+
+
+def shown_url(url: str) -> str:
+    """A URL fit for messages: without user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        return "(an unreadable URL)"
+    host = f"[{host}]" if ":" in host else host
+    scheme = f"{parts.scheme}://" if host else ""
+    return f"{scheme}{host}{port}{parts.path}"
+
+
+_HINT = "for example http://localhost:8000/v1"

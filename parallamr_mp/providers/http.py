@@ -1,0 +1,261 @@
+"""The one place for HTTP: a client for JSON APIs, and where foreign errors become ours.
+
+No exception of `requests`, `urllib3`, `ssl` or `socket` leaves this module;
+each becomes a `ProviderError` here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import requests
+import urllib3.exceptions
+
+from parallamr_mp.errors import ProviderError
+from parallamr_mp.providers.deadlines import Watchdog
+from parallamr_mp.providers.endpoints import shown_url
+from parallamr_mp.providers.failures import failure_from_status, redact, retry_after_seconds
+from parallamr_mp.providers.transport import CONNECT_SECONDS, DeadlineAdapter, make_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = [
+    "HttpClient",
+    "HttpReply",
+    "failure_from_status",
+    "make_session",
+    "redact",
+    "retry_after_seconds",
+]
+
+_FOREIGN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+    ValueError,
+)
+_UNKNOWN_OUTCOME = "outcome unknown: the server may have done the work"
+_NOT_CONNECTED = (
+    socket.gaierror,
+    ConnectionRefusedError,
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.ProxyError,
+)
+_UNUSABLE_REQUEST = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidHeader,
+    urllib3.exceptions.LocationValueError,
+    UnicodeError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """A complete answer, whatever its status. Header names are found in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class HttpClient:
+    """Sends requests over one session, each within `timeout` seconds in total.
+
+    With a session of `make_session` the total covers everything from the
+    connection to the last byte. A foreign `requests.Session` is used as it is
+    (its proxies, certificates, adapters and retries): the total covers the
+    body, while the headers get `timeout` anew with every byte, for there is no
+    way to reach the socket before they have come. Redirects are not followed
+    and netrc is not read with either.
+
+    Safe from many threads at once. Raises `ProviderError` and nothing else.
+    """
+
+    def __init__(self, session: requests.Session, timeout: float) -> None:
+        self.session = session
+        self.timeout = timeout
+        self._watchdog = Watchdog()
+        """For foreign sessions only; the adapter of our own has one."""
+        self._prepared: dict[tuple[str, str, tuple[tuple[str, str], ...]], requests.PreparedRequest] = {}
+
+    def post_json(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, timeout: float | None = None
+    ) -> HttpReply:
+        """Posts an encoded JSON body."""
+        return self._send("POST", url, body, {**headers, "Content-Type": "application/json"}, timeout)
+
+    def get(self, url: str, headers: Mapping[str, str], *, timeout: float | None = None) -> HttpReply:
+        """Gets a URL."""
+        return self._send("GET", url, None, headers, timeout)
+
+    def close(self) -> None:
+        """Ends the client's own thread, if it has one. The session stays open."""
+        self._watchdog.close()
+
+    def _send(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: float | None
+    ) -> HttpReply:
+        total = self.timeout if timeout is None else timeout
+        send = self._send_ours if self._is_ours(url) else self._send_foreign
+        try:
+            response = send(method, url, body, headers, total)
+            return HttpReply(response.status_code, response.headers, response.content)
+        except _FOREIGN as error:
+            failure = _mapped(error, shown_url(url), total)
+        # Outside of `except`: a foreign error holds the request, and that holds the key.
+        raise failure
+
+    def _is_ours(self, url: str) -> bool:
+        try:
+            return isinstance(self.session.get_adapter(url), DeadlineAdapter)
+        except _FOREIGN:
+            return False
+
+    def _send_ours(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], total: float
+    ) -> requests.Response:
+        # Preparing costs as much CPU as sending; all but the body is the same each time.
+        key = (method, url, tuple(headers.items()))
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self.session.prepare_request(
+                requests.Request(method, url, headers, auth=_keep_headers, data=body and b"{}")
+            )
+            self._prepared[key] = prepared
+        request = prepared.copy()
+        if body is not None:
+            request.body = body
+            request.headers["Content-Length"] = str(len(body))
+        return self.session.send(request, timeout=total, allow_redirects=False, stream=False, proxies={})
+
+    def _send_foreign(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], total: float
+    ) -> requests.Response:
+        started = time.monotonic()
+        call = self._watchdog.begin(started + total)
+        try:
+            request = self.session.get if method == "GET" else self.session.post
+            response = request(
+                url,
+                data=body,
+                headers=dict(headers),
+                # Without an `auth` a session that trusts the environment replaces our
+                # Authorization header by what ~/.netrc has for the host.
+                auth=None if self.session.auth else _keep_headers,
+                timeout=(min(CONNECT_SECONDS, total), total),
+                allow_redirects=False,
+                stream=True,
+            )
+            call.on_deadline(response.raw.shutdown)
+            try:
+                _ = response.content
+            except Exception as error:
+                if call.expired:
+                    raise requests.ReadTimeout("the deadline has passed") from error
+                raise
+            finally:
+                response.close()
+        finally:
+            self._watchdog.end(call)
+        if call.expired:
+            raise requests.ReadTimeout("the deadline has passed")
+        return response
+
+
+def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """As a request's `auth`: leaves the Authorization header alone."""
+    return request
+
+
+def _mapped(error: Exception, endpoint: str, total: float) -> ProviderError:
+    """The `ProviderError` for a foreign error of a request.
+
+    Messages are made here and not taken over: a foreign text may quote the
+    URL's query, a header or a proxy's password.
+    """
+    causes = list(_causes(error))
+
+    def among(*kinds: type[BaseException]) -> BaseException | None:
+        return next((cause for cause in causes if isinstance(cause, kinds)), None)
+
+    def failure(kind: str, message: str, *, retryable: bool) -> ProviderError:
+        return ProviderError(kind, message, retryable=retryable, endpoint=endpoint)
+
+    if among(urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout) and not among(
+        urllib3.exceptions.NewConnectionError
+    ):
+        limit = min(CONNECT_SECONDS, total)
+        return failure("timeout", f"no connection to {endpoint} within {limit:g} s", retryable=True)
+    if among(requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
+        return failure(
+            "timeout", f"no complete answer within {total:g} s ({_UNKNOWN_OUTCOME})", retryable=True
+        )
+    certificate = among(ssl.SSLCertVerificationError)
+    if isinstance(certificate, ssl.SSLCertVerificationError):
+        return failure(
+            "tls",
+            f"the certificate of {endpoint} is not trusted: {certificate.verify_message or 'no reason given'}"
+            " (name your authority's file in SSL_CERT_FILE)",
+            retryable=False,
+        )
+    broken = among(ssl.SSLEOFError, ConnectionError, http.client.HTTPException)
+    tls = among(ssl.SSLError, requests.exceptions.SSLError, urllib3.exceptions.SSLError)
+    if tls is not None and broken is None:
+        reason = getattr(among(ssl.SSLError), "reason", None) or type(tls).__name__
+        return failure("tls", f"no TLS connection to {endpoint}: {reason}", retryable=False)
+    tunnel = next((text for cause in causes if (text := str(cause)).startswith("Tunnel connection fail")), "")
+    if tunnel:
+        retryable = not any(status in tunnel for status in (" 403 ", " 407 "))
+        return failure("connection", f"the proxy on the way to {endpoint}: {tunnel}", retryable=retryable)
+    if among(requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError):
+        return failure("bad_reply", "the answer's content encoding is broken", retryable=True)
+    if "SOCKS" in str(error):
+        return failure(
+            "bad_request", "a SOCKS proxy needs PySocks: pip install 'requests[socks]'", retryable=False
+        )
+    if among(*_UNUSABLE_REQUEST) and among(socket.gaierror) is None:
+        return failure("bad_request", f"{endpoint} cannot be asked: {type(error).__name__}", retryable=False)
+    via = " through the proxy" if among(urllib3.exceptions.ProxyError) else ""
+    if among(*_NOT_CONNECTED):
+        message = f"no connection to {endpoint}{via}: {_reason(causes)}"
+    else:
+        message = f"the connection to {endpoint} broke: {_reason(causes)} ({_UNKNOWN_OUTCOME})"
+    return failure("connection", message, retryable=True)
+
+
+def _reason(causes: Iterable[BaseException]) -> str:
+    """The system's words for the innermost error that has some, else the name of the innermost."""
+    reasons = [
+        cause.strerror for cause in causes if isinstance(cause, OSError) and isinstance(cause.strerror, str)
+    ]
+    if reasons:
+        return reasons[-1]
+    innermost = list(causes)[-1]
+    if isinstance(innermost, http.client.RemoteDisconnected):
+        return "the server closed it without an answer"
+    if isinstance(innermost, http.client.IncompleteRead):
+        return "the answer was cut short"
+    return type(innermost).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything it wraps, outermost first: `requests` and `urllib3` nest in three ways."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [getattr(current, "reason", None), *current.args, current.__cause__, current.__context__]

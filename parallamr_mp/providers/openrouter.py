@@ -1,0 +1,83 @@
+"""OpenRouter: many providers' models behind one chat-completions API, with prices."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from parallamr_mp.errors import MissingKey
+from parallamr_mp.providers.chat_completions import ChatCompletions
+from parallamr_mp.providers.connection import Connection, key_from, setting
+from parallamr_mp.providers.endpoints import parse_base_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import requests
+
+    from parallamr_mp.models import ChatRequest, ModelInfo, Reply
+    from parallamr_mp.providers.base import ProviderSettings
+
+DEFAULT_BASE_URL = "https://openrouter.ai/api/v1"
+
+
+class OpenRouterProvider:
+    """Asks OpenRouter; safe from many threads, over one session.
+
+    What is None is read from `env` (None: `os.environ`): OPENROUTER_API_KEY,
+    which is required, and OPENROUTER_BASE_URL. Raises `MissingKey` and
+    `BadInput`. Every request asks for usage with its cost. Timeout and session
+    as in `OpenAIProvider`.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 300.0,
+        session: requests.Session | None = None,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        threads: int = 8,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        env = os.environ if env is None else env
+        key = key_from(api_key, env, "OPENROUTER_API_KEY")
+        url = setting(base_url, env, "OPENROUTER_BASE_URL")
+        if key is None:
+            raise MissingKey(
+                "OPENROUTER_API_KEY is not set", hint="keys: https://openrouter.ai/settings/keys"
+            )
+        self._connection = Connection(session, threads, timeout, env)
+        self._api = ChatCompletions(
+            self._connection.client,
+            parse_base_url(url or DEFAULT_BASE_URL, "OPENROUTER_BASE_URL"),
+            {"Authorization": f"Bearer {key}"},
+            secrets=(key,),
+            extra={"usage": {"include": True}},
+        )
+
+    @classmethod
+    def from_settings(cls, settings: ProviderSettings) -> OpenRouterProvider:
+        """The factory named by the entry point."""
+        return cls(
+            timeout=settings.timeout, session=settings.session, threads=settings.threads, env=settings.env
+        )
+
+    def complete(self, request: ChatRequest) -> Reply:
+        """See `Provider.complete`."""
+        return self._api.complete(request)
+
+    def list_models(self) -> list[ModelInfo]:
+        """See `ModelCatalogue.list_models`."""
+        return self._api.list_models()
+
+    def context_window(self, model: str) -> int | None:
+        """See `ModelCatalogue.context_window`."""
+        return self._api.context_window(model)
+
+    def close(self) -> None:
+        """Closes the session, if it is the provider's own."""
+        self._connection.close()
+
+    def __repr__(self) -> str:
+        return f"<OpenRouterProvider {self._api.base.shown}>"

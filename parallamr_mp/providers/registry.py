@@ -1,0 +1,79 @@
+"""Names of providers → providers: the built-in ones, and those that plug-ins declare.
+
+A plug-in declares a `ProviderFactory` as an entry point of the group
+`parallamr_mp.providers`. Only the provider that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, cast
+
+from parallamr_mp.errors import BadInput, ParallamrError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from parallamr_mp.providers.base import Provider, ProviderFactory, ProviderSettings
+
+GROUP = "parallamr_mp.providers"
+
+# Also declared in pyproject.toml, for other tools to see; here they work from a bare checkout
+# as well, and cost a worker no search through the metadata of all that is installed.
+_BUILT_IN = {
+    "mock": ("parallamr_mp.providers.mock", "MockProvider"),
+    "openai": ("parallamr_mp.providers.openai", "OpenAIProvider"),
+    "openrouter": ("parallamr_mp.providers.openrouter", "OpenRouterProvider"),
+    "ollama": ("parallamr_mp.providers.ollama", "OllamaProvider"),
+}
+
+
+def known_providers() -> list[str]:
+    """Every name `build_provider` takes: the built-in ones, then those of plug-ins, sorted."""
+    return [*_BUILT_IN, *sorted({point.name for point in _plug_ins()})]
+
+
+def build_provider(name: str, settings: ProviderSettings) -> Provider:
+    """Makes a provider, in the process that will use it.
+
+    Raises `BadInput` for an unknown name, listing the known ones, and for a
+    plug-in that cannot be loaded or does not make a provider, naming its
+    distribution; `MissingKey` and `BadInput` of the provider itself pass.
+    """
+    if name in _BUILT_IN:
+        module, attribute = _BUILT_IN[name]
+        made_by = getattr(importlib.import_module(module), attribute)
+        return cast("Provider", made_by.from_settings(settings))
+    points = [point for point in _plug_ins() if point.name == name]
+    if not points:
+        raise BadInput(f"unknown provider {name!r}", hint=f"known: {', '.join(known_providers())}")
+    if len(points) > 1:
+        owners = " and ".join(sorted(_owner(point) for point in points))
+        raise BadInput(f"the provider {name!r} comes from several plug-ins: {owners}", hint="uninstall one")
+    return _from_plug_in(points[0], settings)
+
+
+def _from_plug_in(point: EntryPoint, settings: ProviderSettings) -> Provider:
+    try:
+        factory = cast("ProviderFactory", point.load())
+        provider = factory(settings)
+    except ParallamrError:
+        raise
+    except Exception as error:
+        # A boundary: anything may go wrong in code that is not ours, on import too.
+        raise BadInput(
+            f"the provider {point.name!r} of {_owner(point)} is broken: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(getattr(provider, "complete", None)):
+        raise BadInput(f"the provider {point.name!r} of {_owner(point)} has no method `complete`")
+    return provider
+
+
+def _plug_ins() -> list[EntryPoint]:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - a worker with a built-in provider saves it
+
+    return [point for point in entry_points(group=GROUP) if point.name not in _BUILT_IN]
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value

@@ -1,0 +1,271 @@
+"""The session a worker sends all its requests through, and the transport adapter below it.
+
+Session (no netrc, no cookies, no redirects asked for)
+   └── DeadlineAdapter ── proxy per URL · one SSLContext · no retries
+          ├── urllib3's pool: as many connections as threads, one in each thread's hands
+          └── Watchdog: cuts the connection of a call that is over its deadline
+"""
+
+from __future__ import annotations
+
+import os.path
+import socket
+import ssl
+import threading
+import time
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util.ssl_ import create_urllib3_context
+
+from parallamr_mp._version import __version__
+from parallamr_mp.errors import BadInput
+from parallamr_mp.providers.deadlines import Call, Watchdog
+from parallamr_mp.providers.environment import ProxyRules, ca_bundle, proxy_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+CONNECT_SECONDS = 10.0
+"""The longest a connection may take to come about: address, TCP, TLS each."""
+
+IDLE_SECONDS = 4.0
+"""A connection unused for longer is not trusted: servers close theirs after 5 s and more (uvicorn: 5)."""
+
+_MAX_ENDPOINTS = 256
+_SPARE_CONNECTIONS = 8
+"""Room in the pool for threads beside the workers', such as one that asks for the models."""
+
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    # A request waits for minutes without a byte: keep NAT tables and firewalls from forgetting it.
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, option), seconds)
+        for option, seconds in (("TCP_KEEPIDLE", 45), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 6))
+        if hasattr(socket, option)
+    ),
+]
+
+
+class _UnderWay(threading.local):
+    """The call that this thread is busy with: how a connection finds the call it is used for."""
+
+    call: Call | None = None
+    connection: Any = None
+
+
+_under_way = _UnderWay()
+
+
+class _Watched(HTTPConnection):
+    """A connection whose socket can be cut from outside, and which distrusts itself when it has idled."""
+
+    idle_since: float | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """What the pool asks before it hands out a used connection."""
+        if self.idle_since is not None and time.monotonic() - self.idle_since > IDLE_SECONDS:
+            return False
+        return super().is_connected
+
+    def _new_conn(self) -> socket.socket:
+        # Here and not only in `connect`: a proxy's answer to CONNECT can drip as well.
+        opened = super()._new_conn()
+        if _under_way.call is not None:
+            _watch(_under_way.call, opened)
+            # The TLS handshake that may follow takes this timeout as its total.
+            opened.settimeout(min(_under_way.call.remaining(), CONNECT_SECONDS))
+        return opened
+
+    def connect(self) -> None:
+        super().connect()
+        call = _under_way.call
+        if call is not None and self.sock is not None:
+            _watch(call, self.sock)  # TLS has put a new socket object in place of the one above
+            # Sending a large body on a slow line may take longer than connecting may.
+            self.sock.settimeout(call.remaining())
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        call = _under_way.call
+        if call is not None:
+            _under_way.connection = self
+            if self.sock is not None:
+                _watch(call, self.sock)
+                self.timeout = call.remaining()
+        super().request(*args, **kwargs)
+
+
+class _WatchedTLS(_Watched, HTTPSConnection):
+    """As `_Watched`, over TLS."""
+
+
+def _watch(call: Call, connected: Any) -> None:
+    # Not the object's own `shutdown`: an SSLSocket's would make the other thread read
+    # ciphertext as if it were plain. TLS within TLS has the socket inside an SSLTransport.
+    inner = connected if isinstance(connected, socket.socket) else connected.socket
+    call.on_deadline(lambda: socket.socket.shutdown(inner, socket.SHUT_RDWR))
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """A `requests` transport with total deadlines, one TLS context, and no retries.
+
+    `timeout` of a request is the total of seconds from `send` to the last byte
+    of the body (for `stream=True`: of the headers); in the pair form it is the
+    second number. At the deadline it raises `requests.ReadTimeout`. Name
+    look-ups cannot be cut, and each of a host's addresses may take
+    `CONNECT_SECONDS`. `verify` and `cert` of a request are ignored: trust is
+    settled at construction. A proxy named by the request wins over the rules.
+
+    Safe from many threads at once. `close` ends the watchdog's thread.
+    """
+
+    def __init__(self, threads: int, proxies: ProxyRules, ca: tuple[str, str] | None) -> None:
+        self._proxies = proxies
+        self._watchdog = Watchdog()
+        self._making = threading.Lock()
+        """Protects the making of the TLS context and of proxy managers: without it two
+        threads make two, and the connections of the one that loses are thrown away."""
+        self._tls = None if ca is None else _tls_context(*ca)
+        super().__init__(pool_connections=_MAX_ENDPOINTS, pool_maxsize=threads + _SPARE_CONNECTIONS)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
+    ) -> None:
+        """Adds the socket options to every pool."""
+        super().init_poolmanager(
+            connections, maxsize, block=block, socket_options=_SOCKET_OPTIONS, **pool_kwargs
+        )
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        """As above for pools behind a proxy; one that is itself reached by TLS is verified alike."""
+        if proxy.lower().startswith("https"):
+            proxy_kwargs["proxy_ssl_context"] = self._shared_tls()
+        with self._making:
+            return super().proxy_manager_for(proxy, socket_options=_SOCKET_OPTIONS, **proxy_kwargs)
+
+    def build_connection_pool_key_attributes(
+        self,
+        request: requests.PreparedRequest,
+        verify: Any,  # noqa: ARG002 - as the class says
+        cert: Any = None,  # noqa: ARG002
+    ) -> Any:
+        """Gives every TLS pool the one context, whatever the request says of verification."""
+        host, _ = super().build_connection_pool_key_attributes(request, True, None)
+        return host, {"ssl_context": self._shared_tls()} if host["scheme"] == "https" else {}
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        """The pool for a request, with connections that can be watched."""
+        pool: Any = super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
+        if not issubclass(pool.ConnectionCls, _Watched):
+            # Two threads may both do this to a new pool: each before it uses it, so no harm.
+            pool.ConnectionCls = _watched_kind(pool.ConnectionCls)
+        return pool
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing: it would make each connection load the authorities again (40 ms of CPU)."""
+
+    def send(  # noqa: PLR0917 - the signature of `requests`
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        """Sends once and reads the answer to its end, all within `timeout` seconds."""
+        if not proxies and (proxy := self._proxies.for_url(request.url or "")) is not None:
+            proxies = {"all": proxy}
+        total = timeout[1] if isinstance(timeout, tuple) else timeout
+        if total is None:
+            return super().send(request, stream, timeout, verify, cert, proxies)
+        limits = (min(CONNECT_SECONDS, total), total)
+        call = self._watchdog.begin(time.monotonic() + total)
+        _under_way.call, _under_way.connection = call, None
+        try:
+            response = super().send(request, stream, limits, verify, cert, proxies)
+            if not stream:
+                _ = response.content
+        except Exception as error:
+            # A cut connection fails in many ways; what happened is that time was up.
+            if call.expired:
+                raise requests.ReadTimeout("the deadline has passed", request=request) from error
+            raise
+        finally:
+            connection = _under_way.connection
+            _under_way.call = _under_way.connection = None
+            self._watchdog.end(call)
+            if connection is not None:
+                # It may be in another thread's hands by now; then this is a little early or late
+                # for a clock that is only read before its next use.
+                connection.idle_since = time.monotonic()
+        if call.expired and not _says_where_it_ends(response):
+            raise requests.ReadTimeout("the deadline has passed", request=request)
+        return response
+
+    def close(self) -> None:
+        """Closes idle connections and ends the watchdog's thread."""
+        super().close()
+        self._watchdog.close()
+
+    def _shared_tls(self) -> ssl.SSLContext:
+        with self._making:
+            if self._tls is None:
+                self._tls = _tls_context(DEFAULT_CA_BUNDLE_PATH, "certifi")
+            return self._tls
+
+
+def make_session(threads: int, env: Mapping[str, str]) -> requests.Session:
+    """A session for `threads` threads that takes from the environment what is named here, once.
+
+    Proxies: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY in either case.
+    Authorities: REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE. Nothing
+    else: no netrc (it would replace the API key by a password), no cookies
+    (one thread's would be sent by another). Timeouts are total, see
+    `DeadlineAdapter`. Raises `BadInput` for a bad proxy or certificate file.
+    The caller closes it.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers["User-Agent"] = f"parallamr-mp/{__version__}"
+    adapter = DeadlineAdapter(threads, proxy_rules(env), ca_bundle(env))
+    for prefix in ("https://", "http://"):
+        session.get_adapter(prefix).close()
+        session.mount(prefix, adapter)
+    return session
+
+
+def _tls_context(path: str, source: str) -> ssl.SSLContext:
+    context = create_urllib3_context()
+    try:
+        if os.path.isdir(path):
+            context.load_verify_locations(capath=path)
+        else:
+            context.load_verify_locations(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(f"{source} holds no certificates that can be read: {path} ({error})") from None
+    return context
+
+
+def _watched_kind(kind: Any) -> Any:
+    """The watched variant of a connection class, also of those for SOCKS proxies."""
+    if kind is HTTPConnection:
+        return _Watched
+    if kind is HTTPSConnection:
+        return _WatchedTLS
+    return type(f"Watched{kind.__name__}", (_Watched, kind), {})
+
+
+def _says_where_it_ends(response: requests.Response) -> bool:
+    """Whether a body cut short would have been noticed: by its length, or by its missing last chunk."""
+    return "Content-Length" in response.headers or "Transfer-Encoding" in response.headers

@@ -1,0 +1,129 @@
+"""What a run came to: counted from its events as they happen, in constant memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from parallamr_mp import events
+from parallamr_mp.models import Status
+
+_GROWTH = math.log(1.02)
+
+
+class Percentiles:
+    """A histogram whose buckets grow by 2 %: percentiles within 1 %, whatever the number of values."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._total = 0
+
+    def add(self, value: float) -> None:
+        bucket = round(math.log(max(value, 1e-4)) / _GROWTH)
+        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        self._total += 1
+
+    def at(self, share: float) -> float | None:
+        """The value that `share` (0 to 1) of all values do not exceed; None without values."""
+        rank = math.ceil(share * self._total)
+        seen = 0
+        for bucket in sorted(self._counts):
+            seen += self._counts[bucket]
+            if seen >= rank:
+                return math.exp(bucket * _GROWTH)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run did. Times in seconds, tokens as the providers counted them, cost in USD."""
+
+    total: int
+    """Experiments in this run's part of the table."""
+    resumed: int
+    """Of these, finished before this run."""
+    ok: int
+    warning: int
+    error: int
+    """Rows written by this run, by status."""
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    """What the providers said it cost; None: none said anything."""
+    retries: int
+    workers_lost: int
+    seconds: float
+    """Wall time of this run."""
+    latency_p50: float | None
+    latency_p95: float | None
+    outputs: tuple[str, ...]
+    """Paths of the results files; empty for standard output."""
+    signum: int | None = None
+    """The signal that ended the run early."""
+    notices: tuple[str, ...] = field(default=())
+
+    @property
+    def written(self) -> int:
+        """Rows written by this run."""
+        return self.ok + self.warning + self.error
+
+    @property
+    def missing(self) -> int:
+        """Experiments that have no row yet."""
+        return self.total - self.resumed - self.written
+
+
+class Tally:
+    """An event handler that counts a run."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._counts = dict.fromkeys(Status, 0)
+        self._latency = Percentiles()
+        self._input_tokens = self._output_tokens = self._retries = self._workers_lost = 0
+        self._cost: float | None = None
+        self._total = self._resumed = 0
+        self._notices: list[str] = []
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.RowDone():
+                self._counts[event.status] += 1
+                self._input_tokens += event.input_tokens
+                self._output_tokens += event.output_tokens
+                if event.status is not Status.ERROR:
+                    self._latency.add(event.latency)
+                if event.cost_usd is not None:
+                    self._cost = (self._cost or 0.0) + event.cost_usd
+            case events.AttemptFailed():
+                self._retries += 1
+            case events.WorkerLost():
+                self._workers_lost += 1
+            case events.RunStarted():
+                self._total, self._resumed = event.total, event.done
+            case events.Notice():
+                self._notices.append(event.text)
+
+    def summary(self, outputs: tuple[str, ...], signum: int | None) -> RunSummary:
+        """What has been counted so far."""
+        return RunSummary(
+            total=self._total,
+            resumed=self._resumed,
+            ok=self._counts[Status.OK],
+            warning=self._counts[Status.WARNING],
+            error=self._counts[Status.ERROR],
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            cost_usd=self._cost,
+            retries=self._retries,
+            workers_lost=self._workers_lost,
+            seconds=self._clock() - self._started,
+            latency_p50=self._latency.at(0.50),
+            latency_p95=self._latency.at(0.95),
+            outputs=outputs,
+            signum=signum,
+            notices=tuple(self._notices),
+        )

@@ -1,0 +1,122 @@
+"""Changing a whole results file: into a new file beside it, which then takes its place in one step.
+
+Whoever looks at the file at any moment sees the old one or the new one, whole.
+One record in memory at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from parallamr_mp.errors import OutputError
+from parallamr_mp.models import RESULT_COLUMNS
+from parallamr_mp.results.flatten import ColumnNames, extract_json, flatten
+from parallamr_mp.results.records import decode_record, encode_record
+from parallamr_mp.results.scan import complete_records
+
+MAX_DEPTH = 6
+MAX_ITEMS = 50
+MAX_COLUMNS = 1000
+_BOM = b"\xef\xbb\xbf"
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    """A new file that becomes `path` when the block ends well and vanishes when it does not."""
+    real = os.path.realpath(path)
+    folder, name = os.path.split(real)
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
+    except OSError as error:
+        raise OutputError(f"{path}: no new file can be made beside it: {error.strerror}") from error
+    try:
+        with os.fdopen(fd, "wb") as stream:
+            os.chmod(temporary, os.stat(real).st_mode & 0o7777)
+            yield stream
+            stream.flush()
+            os.fsync(fd)
+        os.replace(temporary, real)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be rewritten: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def drop_records(path: str, drop: Callable[[int], bool]) -> tuple[int, int]:
+    """Takes records out of a results file; `drop` is asked by their index, 0 for the first below the header.
+
+    A torn last record goes as well. Returns how many were dropped, and the new
+    length in bytes. Raises `OutputError`, leaving the file as it was.
+    """
+    dropped = length = 0
+    with open(path, "rb") as old, _replacing(path) as new:
+        for number, (_, record) in enumerate(complete_records(old), start=-1):
+            if number >= 0 and drop(number):
+                dropped += 1
+            else:
+                new.write(record)
+                length += len(record)
+    return dropped, length
+
+
+@dataclass(frozen=True, slots=True)
+class Flattened:
+    """What `--flatten` made of a file."""
+
+    columns: int
+    rows: int
+    """Rows whose answer held JSON."""
+    dropped: int
+    """Values left out because of the cap on columns; they are in `output`."""
+
+
+def flatten_results(path: str, base: tuple[str, ...]) -> Flattened:
+    """Gives every key of the JSON in the answers a column of its own, behind the columns `base`.
+
+    Reads the file twice: once for the names, once for the values. Columns of an
+    earlier flattening are made anew from `output`, so that it can be repeated
+    after more rows have come. Raises `OutputError`, leaving the file as it was.
+    """
+    output_at = len(base) - len(RESULT_COLUMNS) + RESULT_COLUMNS.index("output")
+    names = ColumnNames(base, max_columns=MAX_COLUMNS)
+    rows = 0
+    for cells in _rows(path):
+        found = False
+        for parts, _ in _values(cells[output_at]):
+            names.name(parts)
+            found = True
+        rows += found
+    dropped = names.dropped
+    columns = tuple(names.columns)
+    place = {name: index for index, name in enumerate(columns)}
+
+    with _replacing(path) as stream:
+        stream.write(encode_record((*base, *columns)))
+        for cells in _rows(path):
+            extra = [""] * len(columns)
+            for parts, text in _values(cells[output_at]):
+                name = names.name(parts)
+                if name is not None:
+                    extra[place[name]] = text
+            stream.write(encode_record((*cells[: len(base)], *extra)))
+    return Flattened(len(columns), rows, dropped)
+
+
+def _rows(path: str) -> Iterator[list[str]]:
+    with open(path, "rb") as stream:
+        records = complete_records(stream)
+        next(records, None)
+        for _, record in records:
+            yield decode_record(record)
+
+
+def _values(answer: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    value = extract_json(answer)
+    if value is not None:
+        yield from flatten(value, max_depth=MAX_DEPTH, max_items=MAX_ITEMS)

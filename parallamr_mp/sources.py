@@ -1,0 +1,155 @@
+"""The files a row's question is made from: prompt, context, system; read once where they do not change.
+
+Runs in the parent, which alone reads input files: what a row's identity was
+computed from is what its worker is sent, whatever happens to the file between.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+from parallamr_mp.errors import BadInput
+from parallamr_mp.models import Inputs
+from parallamr_mp.prompts import PathTemplate
+
+STDIN = "-"
+_CACHE_BYTES = 64 << 20
+
+
+class FileLoader(Protocol):
+    """Reads the text of an input file. Called in the parent's dispatching thread."""
+
+    def read_text(self, path: str) -> str:
+        """The file's whole text. Raises OSError or UnicodeDecodeError."""
+        ...
+
+
+class DiskFileLoader:
+    """Reads UTF-8 files, with or without a byte order mark; line ends stay as they are."""
+
+    def read_text(self, path: str) -> str:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            return stream.read()
+
+
+class SourceError(Exception):
+    """A row's own input file cannot be read; `str` says which and why."""
+
+
+class Sources:
+    """Loads the inputs of each row.
+
+    Raises `BadInput` at once for a file whose path has no variables and that
+    cannot be read; a templated one is looked at when its row comes.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompt: str,
+        contexts: Sequence[str] = (),
+        system: str | None = None,
+        columns: Sequence[str],
+        loader: FileLoader | None = None,
+    ) -> None:
+        """`prompt` may be `-` for standard input; every path may hold `{{column}}`."""
+        self._loader = loader or DiskFileLoader()
+        self._cache: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._cached_bytes = 0
+        self._stdin: str | None = None
+        if prompt == STDIN:
+            self._stdin = _read_stdin()
+        self._prompt = PathTemplate(prompt)
+        self._contexts = [PathTemplate(path) for path in contexts]
+        self._system = PathTemplate(system) if system is not None else None
+        templates = [
+            ("--prompt", self._prompt),
+            *(("--context", path) for path in self._contexts),
+            *([("--system", self._system)] if self._system is not None else []),
+        ]
+        for option, template in templates:
+            for name in template.names:
+                if name not in columns:
+                    raise BadInput(
+                        f"{option} {template.text}: there is no column {name!r} in the experiments",
+                        hint=f"Columns: {', '.join(columns)}.",
+                    )
+            if not template.is_templated and template.text != STDIN:
+                self._check(option, template.text)
+        self.templated = any(template.is_templated for _, template in templates)
+        self.static: Inputs | None = None
+        self._static_digest = b""
+        if not self.templated:
+            self.static, self._static_digest = self._load({})
+
+    def for_row(self, values: Mapping[str, str]) -> tuple[Inputs | None, bytes]:
+        """The row's inputs (None: the static ones) and the digest of their texts. Raises `SourceError`."""
+        if not self.templated:
+            return None, self._static_digest
+        return self._load(values)
+
+    def _load(self, values: Mapping[str, str]) -> tuple[Inputs, bytes]:
+        digest = blake2b(digest_size=16)
+
+        def read(template: PathTemplate) -> tuple[str, str]:
+            try:
+                path = template.resolve_input(values)
+            except BadInput as error:
+                raise SourceError(str(error)) from None
+            text, text_digest = self._read(path)
+            digest.update(text_digest)
+            return os.path.basename(path), text
+
+        if self._stdin is not None:
+            prompt = self._stdin
+            digest.update(_digest(prompt))
+        else:
+            prompt = read(self._prompt)[1]
+        documents = []
+        for template in self._contexts:
+            name, text = read(template)
+            digest.update(_digest(name))
+            documents.append((name, text))
+        digest.update(b"system" if self._system is not None else b"none")
+        system = read(self._system)[1] if self._system is not None else None
+        return Inputs(prompt, tuple(documents), system), digest.digest()
+
+    def _read(self, path: str) -> tuple[str, bytes]:
+        """Text and digest of a file, from a bounded cache of those used last."""
+        if (known := self._cache.get(path)) is not None:
+            self._cache.move_to_end(path)
+            return known
+        try:
+            text = self._loader.read_text(path)
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{path}: is not UTF-8: {error.reason}") from None
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
+        known = text, _digest(text)
+        self._cache[path] = known
+        self._cached_bytes += len(text)
+        while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= len(self._cache.popitem(last=False)[1][0])
+        return known
+
+    def _check(self, option: str, path: str) -> None:
+        try:
+            self._read(path)
+        except SourceError as error:
+            raise BadInput(f"{option} {error}") from None
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"is not UTF-8: {error.reason}", file="standard input") from None

@@ -1,0 +1,313 @@
+"""A sweep on one page: read → check → skip what is done → dispatch → write → flatten → sum up.
+
+    Table ──rows──► Plan ──jobs──► Dispatcher ──leases──► workers (Asker)
+                                        │ outcomes
+                                        ▼
+                         RowResults ──records──► writer process ──► results
+
+Everything here runs in the calling process and thread. Who may touch what is
+told in `engine/dispatcher.py`, `engine/outlet.py` and `engine/writer.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+import requests
+
+from parallamr_mp import events
+from parallamr_mp.attempt import Asker, AttemptSpec, RowTask, unanswered
+from parallamr_mp.config import RunConfig
+from parallamr_mp.engine.dispatcher import Dispatcher
+from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
+from parallamr_mp.engine.outlet import WriterPeer
+from parallamr_mp.engine.reactor import Reactor
+from parallamr_mp.engine.seat import ProcessSeat, Seat, ThreadSeat
+from parallamr_mp.engine.signals import SignalWatch
+from parallamr_mp.engine.worker import worker_main
+from parallamr_mp.engine.writer import writer_main
+from parallamr_mp.errors import ParallamrError
+from parallamr_mp.experiments import Table
+from parallamr_mp.outputs import Outputs
+from parallamr_mp.plan import Plan
+from parallamr_mp.policy.retry import RetryPolicy
+from parallamr_mp.policy.schedule import Job, Schedule
+from parallamr_mp.providers.base import ModelCatalogue, Provider, ProviderSettings
+from parallamr_mp.providers.registry import build_provider, known_providers
+from parallamr_mp.report import RunSummary, Tally
+from parallamr_mp.results.records import encode_record
+from parallamr_mp.results.rewrite import Flattened, flatten_results
+from parallamr_mp.sources import FileLoader, Sources
+
+_LOOK_UP_SECONDS = 10.0
+_LEASE_GRACE = 60.0
+"""Seconds past its own deadline after which a request counts as stuck beyond help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """What a caller of the library brings along instead of what the environment says."""
+
+    providers: Mapping[str, Provider] | None = None
+    session: requests.Session | None = None
+    file_loader: FileLoader | None = None
+
+
+class RowResults:
+    """Turns final outcomes into rows and hands them to the writer. Used by the dispatcher's thread."""
+
+    def __init__(
+        self, spec: AttemptSpec, outputs: Outputs, headers: tuple[str, ...], writer: WriterPeer, bus: events.EventBus
+    ) -> None:
+        self._spec, self._outputs, self._columns = spec, outputs, headers
+        self._writer, self._bus = writer, bus
+        self._opened: set[int] = set()
+
+    def start(self, reactor: Reactor) -> None:
+        self._writer.start(reactor)
+        if not self._outputs.templated:
+            self._open(0)
+
+    def _open(self, number: int) -> None:
+        output = self._outputs.files[number]
+        header = encode_record((*self._columns, *output.extra))
+        self._writer.open(OpenOutput(number, output.path, header, output.offset))
+        self._opened.add(number)
+
+    def accept(self, job: Job, outcome: Outcome) -> None:
+        task: RowTask = job.payload
+        result = outcome.value
+        extra = len(self._outputs.files[task.file].extra)
+        if outcome.failure is not None:
+            result = unanswered(self._spec, task, job.attempts, outcome.failure, outcome.seconds)
+        record = result.record[:-1] + b"," * extra + b"\n" if extra else result.record
+        if task.file not in self._opened:
+            self._open(task.file)
+        self._writer.append(Append(job.id, task.file, record))
+        self._bus.publish(
+            events.RowDone(
+                task.row_number,
+                task.repeat,
+                task.provider,
+                task.model,
+                result.status,
+                result.message,
+                job.attempts,
+                result.latency,
+                result.input_tokens,
+                result.output_tokens,
+                result.cost_usd,
+            )
+        )
+
+    def finish(self) -> None:
+        self._writer.finish()
+
+    @property
+    def backlog(self) -> int:
+        return self._writer.backlog
+
+    @property
+    def finished(self) -> bool:
+        return self._writer.finished
+
+    @property
+    def problem(self) -> ParallamrError | None:
+        return self._writer.problem
+
+    @property
+    def seat(self) -> Seat | None:
+        return self._writer.seat
+
+
+def run_sweep(config: RunConfig, bus: events.EventBus, injected: Injected | None = None) -> RunSummary:
+    """Answers every row of the table that has no result yet, and returns what that came to.
+
+    Raises `BadInput` before anything is sent or written; `OutputError` or
+    `EngineError` when it cannot go on, leaving whole records that `resume`
+    continues from. Handles stop signals when called from the main thread: the
+    summary then has a `signum`.
+    """
+    injected = injected or Injected()
+    tally = Tally()
+    unsubscribe = bus.subscribe(tally)
+    try:
+        with contextlib.closing(Table(config.experiments)) as table, SignalWatch() as signals:
+            if config.output is None and config.flatten:
+                return _run_spooled(config, table, bus, injected, tally, signals)
+            return _run(config, table, bus, injected, tally, signals)
+    finally:
+        unsubscribe()
+
+
+def _run_spooled(
+    config: RunConfig,
+    table: Table,
+    bus: events.EventBus,
+    injected: Injected,
+    tally: Tally,
+    signals: SignalWatch,
+) -> RunSummary:
+    """With `--flatten` the columns are known at the end only: results for standard output wait in a file."""
+    folder = tempfile.mkdtemp(prefix="parallamr-mp-")
+    try:
+        spool = os.path.join(folder, "results.csv")
+        summary = _run(replace(config, output=spool), table, bus, injected, tally, signals)
+        with open(spool, "rb") as stream:
+            sys.stdout.flush()
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.flush()
+        return replace(summary, outputs=())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(
+    config: RunConfig,
+    table: Table,
+    bus: events.EventBus,
+    injected: Injected,
+    tally: Tally,
+    signals: SignalWatch,
+) -> RunSummary:
+    plan = make_plan(config, table, injected)
+    _check_outputs(plan, config)
+    windows = look_up_windows(plan, config, injected)
+    if config.resume:
+        for notice in plan.match(plan.scan()):
+            bus.publish(events.Notice(notice))
+    total, done = plan.survey.experiments, plan.done
+    spec = AttemptSpec(
+        columns=table.columns,
+        inputs=plan.static_inputs,
+        timeout=config.timeout,
+        threads=config.threads,
+        windows=windows,
+        providers=injected.providers,
+        session=injected.session,
+    )
+    slots = max(1, min(config.procs, total - done))
+    bus.publish(events.RunStarted(total, done, config.procs, config.threads, plan.outputs.label))
+    writer = WriterPeer(_seat_maker(config, writer_main, (), name="writer"))
+    ending = Dispatcher(
+        jobs=plan.jobs(),
+        make_seat=lambda number: _seat_maker(
+            config, worker_main, (config.threads, Asker, (spec,)), name=f"worker {number}"
+        )(),
+        slots=slots,
+        threads=config.threads,
+        results=RowResults(spec, plan.outputs, plan.columns, writer, bus),
+        schedule=Schedule(config.limits, config.total_limit),
+        retry=RetryPolicy(config.max_retries),
+        bus=bus,
+        signals=signals,
+        drain_timeout=config.timeout if config.drain_timeout is None else config.drain_timeout,
+        lease_timeout=config.timeout + _LEASE_GRACE,
+    ).run()
+    _flatten(plan, config, bus)
+    bus.publish(events.RunFinished())
+    paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
+    return tally.summary(paths, ending.signum)
+
+
+def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
+    """Reads and checks the whole table, and that its providers can be used. Raises `BadInput`."""
+    outputs = Outputs(config.output, table.columns)
+    sources = Sources(
+        prompt=config.prompt,
+        contexts=config.contexts,
+        system=config.system,
+        columns=table.columns,
+        loader=injected.file_loader,
+    )
+    plan = Plan(config, table, sources, outputs)
+    plan.look(frozenset(injected.providers if injected.providers is not None else known_providers()))
+    return plan
+
+
+def _check_outputs(plan: Plan, config: RunConfig) -> None:
+    if not config.resume and not config.overwrite:
+        plan.outputs.refuse_existing()
+    inputs = (config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else []))
+    plan.outputs.prepare(inputs)
+
+
+def build_used_providers(plan: Plan, config: RunConfig, injected: Injected) -> dict[str, Provider]:
+    """One instance of each provider the table names. Raises `MissingKey` for one that cannot be used."""
+    used = dict.fromkeys(provider for provider, _ in plan.survey.models)
+    if injected.providers is not None:
+        return {name: injected.providers[name] for name in used}
+    settings = ProviderSettings(config.timeout, injected.session, threads=1)
+    return {name: build_provider(name, settings) for name in used}
+
+
+def look_up_windows(plan: Plan, config: RunConfig, injected: Injected) -> dict[tuple[str, str], int]:
+    """Context windows in tokens by (provider, model), asked once a run of the servers that tell.
+
+    A server that does not answer within ten seconds leaves its models out.
+    """
+    providers = build_used_providers(plan, config, injected)
+    catalogues: dict[str, ModelCatalogue] = {
+        name: provider for name, provider in providers.items() if isinstance(provider, ModelCatalogue)
+    }
+    models = [model for model in plan.survey.models if model[0] in catalogues]
+    windows: dict[tuple[str, str], int] = {}
+    if not models:
+        return windows
+    pool = ThreadPoolExecutor(8, thread_name_prefix="look-up")
+    try:
+        asked = {pool.submit(catalogues[provider].context_window, model): (provider, model) for provider, model in models}
+        for future in wait(asked, _LOOK_UP_SECONDS).done:
+            if future.exception() is None and (window := future.result()) is not None:
+                windows[asked[future]] = window
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if injected.providers is None:
+            for provider in providers.values():
+                close: Callable[[], None] | None = getattr(provider, "close", None)
+                if close is not None:
+                    close()
+    return windows
+
+
+def _seat_maker(
+    config: RunConfig, main: Callable[..., None], args: tuple[object, ...], *, name: str
+) -> Callable[[], Seat]:
+    kind = ProcessSeat if config.procs else ThreadSeat
+    return lambda: kind(main, args, name=name)
+
+
+def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> None:
+    for output in plan.outputs.files:
+        if output.path is None or not (config.flatten or output.extra) or not os.path.getsize(output.path):
+            continue
+        _tell(flatten_results(output.path, plan.columns), output.path, bus)
+
+
+def _tell(flattened: Flattened, path: str, bus: events.EventBus) -> None:
+    if flattened.dropped:
+        bus.publish(
+            events.Notice(
+                f"{path}: {flattened.columns} columns from JSON are the most; {flattened.dropped} further"
+                " keys have no column of their own and are in `output` only"
+            )
+        )
+
+
+def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
+    """Everything `run_sweep` checks before it sends, and nothing else. Raises `BadInput`."""
+    injected = injected or Injected()
+    with contextlib.closing(Table(config.experiments)) as table:
+        plan = make_plan(config, table, injected)
+        build_used_providers(plan, config, injected)
+        if config.output is not None and not config.resume and not config.overwrite:
+            plan.outputs.refuse_existing()
+        return plan
+
