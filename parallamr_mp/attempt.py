@@ -177,7 +177,9 @@ def _answered(
     return RowResult(record, status, message, latency, input_tokens, output_tokens, reply.cost_usd)
 
 
-def unanswered(spec: AttemptSpec, task: RowTask, attempts: int, failure: Failure, latency: float) -> RowResult:
+def unanswered(
+    spec: AttemptSpec, task: RowTask, attempts: int, failure: Failure, latency: float
+) -> RowResult:
     """The `error` row of an experiment that got no answer. Called in the parent."""
     message = failure.message
     if attempts > 1:

@@ -50,35 +50,38 @@ class RunConfig:
     overwrite: bool = False
     flatten: bool = False
 
-    def __post_init__(self) -> None:
-        """Raises `BadInput` for a value that makes no sense."""
-        smallest = {
-            "procs": 0,
-            "threads": 1,
-            "total_limit": 1,
-            "timeout": 0.001,
-            "drain_timeout": 0,
-            "max_retries": 0,
-            "first_row": 1,
-            "repeat": 1,
-        }
-        for name, least in smallest.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                option = "--" + name.replace("_", "-")
-                wish = "must be positive" if name == "timeout" else f"must be at least {least}"
-                raise BadInput(f"{option} {value}: {wish}")
-        if self.last_row is not None and self.last_row < self.first_row:
-            raise BadInput(f"rows {self.first_row} to {self.last_row}: there is none")
-        for provider, limit in self.limits.items():
-            if limit < 1:
-                raise BadInput(f"{provider}: {limit} requests at once; must be at least 1")
-        if self.resume and self.overwrite:
-            raise BadInput("--resume and --overwrite exclude each other", hint="Give one of them.")
-        if self.retry_errors and not self.resume:
-            raise BadInput("--retry-errors needs --resume", hint="Give both to redo the error rows of an output.")
-        if self.resume and self.output is None:
-            raise BadInput("--resume needs --output", hint="Standard output cannot be resumed.")
+
+def check(config: RunConfig) -> None:
+    """Raises `BadInput` for values that make no sense, alone or together."""
+    smallest = {
+        "procs": 0,
+        "threads": 1,
+        "total_limit": 1,
+        "timeout": 0.001,
+        "drain_timeout": 0,
+        "max_retries": 0,
+        "first_row": 1,
+        "repeat": 1,
+    }
+    for name, least in smallest.items():
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            option = "--" + name.replace("_", "-")
+            wish = "must be positive" if name == "timeout" else f"must be at least {least}"
+            raise BadInput(f"{option} {value}: {wish}")
+    if config.last_row is not None and config.last_row < config.first_row:
+        raise BadInput(f"rows {config.first_row} to {config.last_row}: there is none")
+    for provider, limit in config.limits.items():
+        if limit < 1:
+            raise BadInput(f"{provider}: {limit} requests at once; must be at least 1")
+    if config.resume and config.overwrite:
+        raise BadInput("--resume and --overwrite exclude each other", hint="Give one of them.")
+    if config.retry_errors and not config.resume:
+        raise BadInput(
+            "--retry-errors needs --resume", hint="Give both to redo the error rows of an output."
+        )
+    if config.resume and config.output is None:
+        raise BadInput("--resume needs --output", hint="Standard output cannot be resumed.")
 
 
 def usable_cpus(env: Mapping[str, str] | None = None) -> int:

@@ -49,7 +49,14 @@ class BadInput(ParallamrError):  # noqa: N818  - named for what the user did, no
             where.append(f"column {column!r}")
         text = f"{', '.join(where)}: {what}" if where else what
         super().__init__(f"{text}\n  {hint}" if hint else text)
-        self.what, self.file, self.row, self.line, self.column, self.hint = what, file, row, line, column, hint
+        self.what, self.file, self.row, self.line, self.column, self.hint = (
+            what,
+            file,
+            row,
+            line,
+            column,
+            hint,
+        )
 
 
 class OutputExists(BadInput):

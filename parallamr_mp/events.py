@@ -63,6 +63,8 @@ class RunStarted(Event):
     """Experiments in this run's part of the table."""
     done: int
     """Of these, already in the results file."""
+    done_errors: int
+    """Of those done, how many are error rows."""
     procs: int
     threads: int
     output: str

@@ -62,9 +62,12 @@ class Outputs:
         try:
             path = self._template.resolve_output(values)
         except BadInput as error:
-            raise BadInput(error.what, file=self._template.text, row=experiment.row_number, hint=error.hint) from None
+            raise BadInput(
+                error.what, file=self._template.text, row=experiment.row_number, hint=error.hint
+            ) from None
         digest = blake2b(
-            "\0".join(values[name] for name in self._template.names).encode("utf-8", "surrogatepass"), digest_size=8
+            "\0".join(values[name] for name in self._template.names).encode("utf-8", "surrogatepass"),
+            digest_size=8,
         ).digest()
         known = self._by_path.get(path)
         if known is not None:
@@ -77,7 +80,9 @@ class Outputs:
                 )
             return output.number
         if self._frozen:
-            raise BadInput("was changed while it was read", file="the experiments file", row=experiment.row_number)
+            raise BadInput(
+                "was changed while it was read", file="the experiments file", row=experiment.row_number
+            )
         output = self._new(len(self.files), path)
         self.files.append(output)
         self._by_path[path] = output, digest, experiment.row_number
@@ -100,7 +105,9 @@ class Outputs:
         folder = os.path.realpath(self._template.folder if self._template is not None else ".")
         real = os.path.realpath(path)
         if os.path.commonpath([folder, real]) != folder:
-            raise BadInput(f"{path} leads to {real}, outside {folder}", hint="Remove the link, or choose another -o.")
+            raise BadInput(
+                f"{path} leads to {real}, outside {folder}", hint="Remove the link, or choose another -o."
+            )
 
     def refuse_existing(self) -> None:
         """Raises `OutputExists` when a file that holds something would be written to."""
@@ -135,5 +142,7 @@ class Outputs:
             for name in inputs:
                 if os.path.exists(name) and os.path.samefile(name, output.path):
                     raise BadInput(
-                        "is an input of this run and cannot be its output too", file=output.path, hint="Choose another -o."
+                        "is an input of this run and cannot be its output too",
+                        file=output.path,
+                        hint="Choose another -o.",
                     )

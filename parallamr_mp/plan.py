@@ -1,9 +1,9 @@
 """What a run will do, found out before it does anything: rows checked, finished ones recognised.
 
-    pass 1   survey         every row is read and checked; nothing is kept but counts
-                            (and, to resume, eight bytes of identity a row)
-             match          results files are scanned; finished experiments are ticked off
-    pass 2   jobs           rows are read again, as slots get free
+pass 1   survey         every row is read and checked; nothing is kept but counts
+                        (and, to resume, eight bytes of identity a row)
+         match          results files are scanned; finished experiments are ticked off
+pass 2   jobs           rows are read again, as slots get free
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Plan:
         self.columns = columns_for(table.columns)
         self.survey = Survey()
         self._done: bytearray | None = None
+        self.done_errors = 0
+        """Of the experiments that are done, how many ended in an error row."""
 
     @property
     def static_inputs(self) -> Inputs | None:
@@ -143,6 +145,7 @@ class Plan:
                 dropped.add(index)
                 return 1
             done[ordinal] = 1
+            self.done_errors += file.is_error(index)
             return 0
 
         retried = bytearray(survey.experiments)
@@ -211,7 +214,9 @@ class Plan:
         ordinal = 0
         for experiment in self._rows():
             if ordinal >= self.survey.experiments:
-                raise BadInput("was changed while it was read", file=self._table.label, row=experiment.row_number)
+                raise BadInput(
+                    "was changed while it was read", file=self._table.label, row=experiment.row_number
+                )
             if done is not None and all(done[ordinal : ordinal + config.repeat]):
                 ordinal += config.repeat
                 continue

@@ -187,8 +187,7 @@ class LinePrinter:
                     text += f" · {event.message}"
             case events.AttemptFailed():
                 text = (
-                    f"attempt {event.attempts} failed: {event.failure.message};"
-                    f" again in {event.delay:.1f} s"
+                    f"attempt {event.attempts} failed: {event.failure.message}; again in {event.delay:.1f} s"
                 )
             case events.WorkerStarted() if event.pid is not None:
                 text = f"worker {event.slot} is up (pid {event.pid})"

@@ -44,6 +44,8 @@ class RunSummary:
     """Experiments in this run's part of the table."""
     resumed: int
     """Of these, finished before this run."""
+    resumed_errors: int
+    """Of those finished before, how many are error rows."""
     ok: int
     warning: int
     error: int
@@ -85,7 +87,7 @@ class Tally:
         self._latency = Percentiles()
         self._input_tokens = self._output_tokens = self._retries = self._workers_lost = 0
         self._cost: float | None = None
-        self._total = self._resumed = 0
+        self._total = self._resumed = self._resumed_errors = 0
         self._notices: list[str] = []
 
     def __call__(self, event: events.Event) -> None:
@@ -104,6 +106,7 @@ class Tally:
                 self._workers_lost += 1
             case events.RunStarted():
                 self._total, self._resumed = event.total, event.done
+                self._resumed_errors = event.done_errors
             case events.Notice():
                 self._notices.append(event.text)
 
@@ -112,6 +115,7 @@ class Tally:
         return RunSummary(
             total=self._total,
             resumed=self._resumed,
+            resumed_errors=self._resumed_errors,
             ok=self._counts[Status.OK],
             warning=self._counts[Status.WARNING],
             error=self._counts[Status.ERROR],

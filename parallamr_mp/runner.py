@@ -62,7 +62,11 @@ class ExperimentRunner:
         `OutputError` and `EngineError` when it cannot go on: what was written
         is whole, and `resume=True` continues from it.
         """
-        return run_sweep(self._with(prompt_file, experiments_file, output_file, context_files, options), self.bus, self._injected)
+        return run_sweep(
+            self._with(prompt_file, experiments_file, output_file, context_files, options),
+            self.bus,
+            self._injected,
+        )
 
     def validate_experiments(
         self,
@@ -73,7 +77,9 @@ class ExperimentRunner:
         **options: Any,
     ) -> Plan:
         """Makes every check that `run_experiments` makes before it sends, and sends nothing. Raises `BadInput`."""
-        return validate(self._with(prompt_file, experiments_file, output_file, context_files, options), self._injected)
+        return validate(
+            self._with(prompt_file, experiments_file, output_file, context_files, options), self._injected
+        )
 
     def _with(
         self,
@@ -137,7 +143,9 @@ def create_experiment_runner(
         procs = 0
     if parallel is not None:
         if threads is not None:
-            raise BadInput("parallel and threads exclude each other", hint="Give parallel alone, or procs and threads.")
+            raise BadInput(
+                "parallel and threads exclude each other", hint="Give parallel alone, or procs and threads."
+            )
         procs, threads = split_parallel(parallel, procs)
         total_limit = parallel if total_limit is None else min(parallel, total_limit)
     config = RunConfig(

@@ -24,12 +24,12 @@ import requests
 
 from parallamr_mp import events
 from parallamr_mp.attempt import Asker, AttemptSpec, RowTask, unanswered
-from parallamr_mp.config import RunConfig
+from parallamr_mp.config import RunConfig, check
 from parallamr_mp.engine.dispatcher import Dispatcher
 from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor
-from parallamr_mp.engine.seat import ProcessSeat, Seat, ThreadSeat
+from parallamr_mp.engine.seat import ActorMain, ProcessSeat, Seat, ThreadSeat
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
@@ -64,7 +64,12 @@ class RowResults:
     """Turns final outcomes into rows and hands them to the writer. Used by the dispatcher's thread."""
 
     def __init__(
-        self, spec: AttemptSpec, outputs: Outputs, headers: tuple[str, ...], writer: WriterPeer, bus: events.EventBus
+        self,
+        spec: AttemptSpec,
+        outputs: Outputs,
+        headers: tuple[str, ...],
+        writer: WriterPeer,
+        bus: events.EventBus,
     ) -> None:
         self._spec, self._outputs, self._columns = spec, outputs, headers
         self._writer, self._bus = writer, bus
@@ -135,14 +140,15 @@ def run_sweep(config: RunConfig, bus: events.EventBus, injected: Injected | None
     continues from. Handles stop signals when called from the main thread: the
     summary then has a `signum`.
     """
+    check(config)
     injected = injected or Injected()
     tally = Tally()
     unsubscribe = bus.subscribe(tally)
     try:
-        with contextlib.closing(Table(config.experiments)) as table, SignalWatch() as signals:
+        with contextlib.closing(Table(config.experiments)) as table:
             if config.output is None and config.flatten:
-                return _run_spooled(config, table, bus, injected, tally, signals)
-            return _run(config, table, bus, injected, tally, signals)
+                return _run_spooled(config, table, bus, injected, tally)
+            return _run(config, table, bus, injected, tally)
     finally:
         unsubscribe()
 
@@ -153,13 +159,12 @@ def _run_spooled(
     bus: events.EventBus,
     injected: Injected,
     tally: Tally,
-    signals: SignalWatch,
 ) -> RunSummary:
     """With `--flatten` the columns are known at the end only: results for standard output wait in a file."""
     folder = tempfile.mkdtemp(prefix="parallamr-mp-")
     try:
         spool = os.path.join(folder, "results.csv")
-        summary = _run(replace(config, output=spool), table, bus, injected, tally, signals)
+        summary = _run(replace(config, output=spool), table, bus, injected, tally)
         with open(spool, "rb") as stream:
             sys.stdout.flush()
             shutil.copyfileobj(stream, sys.stdout.buffer)
@@ -175,7 +180,6 @@ def _run(
     bus: events.EventBus,
     injected: Injected,
     tally: Tally,
-    signals: SignalWatch,
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
     _check_outputs(plan, config)
@@ -193,24 +197,31 @@ def _run(
         providers=injected.providers,
         session=injected.session,
     )
-    slots = max(1, min(config.procs, total - done))
-    bus.publish(events.RunStarted(total, done, config.procs, config.threads, plan.outputs.label))
-    writer = WriterPeer(_seat_maker(config, writer_main, (), name="writer"))
-    ending = Dispatcher(
-        jobs=plan.jobs(),
-        make_seat=lambda number: _seat_maker(
-            config, worker_main, (config.threads, Asker, (spec,)), name=f"worker {number}"
-        )(),
-        slots=slots,
-        threads=config.threads,
-        results=RowResults(spec, plan.outputs, plan.columns, writer, bus),
-        schedule=Schedule(config.limits, config.total_limit),
-        retry=RetryPolicy(config.max_retries),
-        bus=bus,
-        signals=signals,
-        drain_timeout=config.timeout if config.drain_timeout is None else config.drain_timeout,
-        lease_timeout=config.timeout + _LEASE_GRACE,
-    ).run()
+    bus.publish(
+        events.RunStarted(total, done, plan.done_errors, config.procs, config.threads, plan.outputs.label)
+    )
+    with SignalWatch() as signals:
+        ending = Dispatcher(
+            jobs=plan.jobs(),
+            make_seat=lambda number: _make_seat(
+                config, worker_main, (config.threads, Asker, (spec,)), name=f"worker {number}"
+            ),
+            slots=max(1, min(config.procs, total - done)),
+            threads=config.threads,
+            results=RowResults(
+                spec,
+                plan.outputs,
+                plan.columns,
+                WriterPeer(lambda: _make_seat(config, writer_main, (), name="writer")),
+                bus,
+            ),
+            schedule=Schedule(config.limits, config.total_limit),
+            retry=RetryPolicy(config.max_retries),
+            bus=bus,
+            signals=signals,
+            drain_timeout=config.timeout if config.drain_timeout is None else config.drain_timeout,
+            lease_timeout=config.timeout + _LEASE_GRACE,
+        ).run()
     _flatten(plan, config, bus)
     bus.publish(events.RunFinished())
     paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
@@ -235,7 +246,12 @@ def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
 def _check_outputs(plan: Plan, config: RunConfig) -> None:
     if not config.resume and not config.overwrite:
         plan.outputs.refuse_existing()
-    inputs = (config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else []))
+    inputs = (
+        config.prompt,
+        config.experiments,
+        *config.contexts,
+        *([config.system] if config.system else []),
+    )
     plan.outputs.prepare(inputs)
 
 
@@ -263,7 +279,10 @@ def look_up_windows(plan: Plan, config: RunConfig, injected: Injected) -> dict[t
         return windows
     pool = ThreadPoolExecutor(8, thread_name_prefix="look-up")
     try:
-        asked = {pool.submit(catalogues[provider].context_window, model): (provider, model) for provider, model in models}
+        asked = {
+            pool.submit(catalogues[provider].context_window, model): (provider, model)
+            for provider, model in models
+        }
         for future in wait(asked, _LOOK_UP_SECONDS).done:
             if future.exception() is None and (window := future.result()) is not None:
                 windows[asked[future]] = window
@@ -277,11 +296,9 @@ def look_up_windows(plan: Plan, config: RunConfig, injected: Injected) -> dict[t
     return windows
 
 
-def _seat_maker(
-    config: RunConfig, main: Callable[..., None], args: tuple[object, ...], *, name: str
-) -> Callable[[], Seat]:
+def _make_seat(config: RunConfig, main: ActorMain, args: tuple[object, ...], *, name: str) -> Seat:
     kind = ProcessSeat if config.procs else ThreadSeat
-    return lambda: kind(main, args, name=name)
+    return kind(main, args, name=name)
 
 
 def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> None:
@@ -303,6 +320,7 @@ def _tell(flattened: Flattened, path: str, bus: events.EventBus) -> None:
 
 def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
     """Everything `run_sweep` checks before it sends, and nothing else. Raises `BadInput`."""
+    check(config)
     injected = injected or Injected()
     with contextlib.closing(Table(config.experiments)) as table:
         plan = make_plan(config, table, injected)
@@ -310,4 +328,3 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
         if config.output is not None and not config.resume and not config.overwrite:
             plan.outputs.refuse_existing()
         return plan
-

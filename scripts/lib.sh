@@ -17,6 +17,12 @@ die() {
   exit 1
 }
 
+# Prints the comment at the top of the script that was called, and ends it as wrongly called.
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
 # Shows a command as a user would type it, then runs it.
 step() {
   say "+ $*"
@@ -96,9 +102,10 @@ make_env() {
   if ! suits "$1"; then
     python=$(find_python)
     say "Making ${1#"$root"/} with $("$python" -c 'import sys; print("Python", sys.version.split()[0])')"
+    rm -rf "$1"
     mkdir -p "$1"
     stamp "$1" unfinished
-    "$python" -m venv --clear "$1" || die "$python could not make a virtual environment in $1"
+    "$python" -m venv "$1" || die "$python could not make a virtual environment in $1"
   fi
   stamp "$1" unfinished
 }

@@ -1,0 +1,1 @@
+"""The command line: flags become one configuration, errors become exit codes. No business logic."""

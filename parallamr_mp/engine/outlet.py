@@ -103,11 +103,15 @@ class WriterPeer:
         if self.finished or self.problem is not None or self._reactor is None:
             return
         if any(output.path is None for output in self._outputs.values()):
-            self.problem = OutputError("standard output: the writer process died, what it had written is not known")
+            self.problem = OutputError(
+                "standard output: the writer process died, what it had written is not known"
+            )
             return
         self._deaths += 1
         if self._deaths >= _MAX_DEATHS:
-            self.problem = EngineError(f"the writer process died {self._deaths} times in a row\n{self._report}".rstrip())
+            self.problem = EngineError(
+                f"the writer process died {self._deaths} times in a row\n{self._report}".rstrip()
+            )
             return
         self.replaced += 1
         try:

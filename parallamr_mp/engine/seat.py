@@ -202,7 +202,10 @@ class ThreadSeat:
         self.name = name
         self.inbox, self.outbox = Inbox(parent_reads), Outbox(parent_writes)
         self._thread = threading.Thread(
-            target=_run_actor, args=(main, Receiver(child_reads), Sender(child_writes), args), name=name, daemon=True
+            target=_run_actor,
+            args=(main, Receiver(child_reads), Sender(child_writes), args),
+            name=name,
+            daemon=True,
         )
         self._thread.start()
 

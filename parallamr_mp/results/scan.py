@@ -155,7 +155,9 @@ def _check_columns(path: str, header: Sequence[str], expected: Sequence[str]) ->
         detail = "they stand in another order"
     else:
         detail = "; ".join(
-            f"{word}: {', '.join(names)}" for word, names in (("missing", missing), ("not expected", foreign)) if names
+            f"{word}: {', '.join(names)}"
+            for word, names in (("missing", missing), ("not expected", foreign))
+            if names
         )
     raise ColumnsMismatch(
         f"its columns do not fit the rows to be added ({detail})",

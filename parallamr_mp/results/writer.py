@@ -99,7 +99,9 @@ class IncrementalCSVWriter:
                 if number == 0:
                     self._check_header(record)
         if end == 0 and os.fstat(self._fd).st_size:
-            raise ColumnsMismatch("is not a CSV file with a header", file=self.path, hint="Choose another path.")
+            raise ColumnsMismatch(
+                "is not a CSV file with a header", file=self.path, hint="Choose another path."
+            )
         return end
 
     def _check_header(self, record: bytes) -> None:

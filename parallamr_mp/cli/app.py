@@ -1,0 +1,83 @@
+"""The Typer application: its commands, `.env`, and what each error means to the shell.
+
+Exit codes: 0 all rows ok or warning · 1 fatal · 2 usage or bad input · 3 finished
+with error rows · 128+n ended by signal n.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Annotated
+
+import typer
+from dotenv import find_dotenv, load_dotenv
+
+from parallamr_mp._version import __version__
+from parallamr_mp.cli.init import init
+from parallamr_mp.cli.models import models
+from parallamr_mp.cli.providers import providers
+from parallamr_mp.cli.run import run as run_command
+from parallamr_mp.errors import BadInput, ParallamrError
+
+app = typer.Typer(
+    name="parallamr-mp",
+    help="Run a table of LLM experiments over processes and threads: every row answered, written exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.command(name="run")(run_command)
+app.command(name="init")(init)
+app.command(name="providers")(providers)
+app.command(name="models")(models)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"parallamr-mp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    # Found from the working folder upwards; what the environment says already, wins.
+    load_dotenv(find_dotenv(usecwd=True), override=False)
+
+
+def run() -> None:
+    """Runs the command line and ends the process."""
+    try:
+        app()
+    except BadInput as error:
+        _end(2, f"Error: {error}")
+    except ParallamrError as error:
+        _end(1, f"Error: {error}")
+    except KeyboardInterrupt:
+        _end(130, "Interrupted before anything was sent.")
+    except SystemExit as error:
+        _end(error.code if isinstance(error.code, int) else 1)
+
+
+def _end(code: int, message: str | None = None) -> None:
+    if message is not None:
+        print(message, file=sys.stderr)
+    stuck = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    if stuck:
+        # Threads with requests that were given up: the interpreter would wait
+        # for them, up to the request time-out.
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                continue
+        os._exit(code)
+    sys.exit(code)

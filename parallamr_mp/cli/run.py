@@ -1,0 +1,382 @@
+"""`parallamr-mp run`: the main job."""
+
+from __future__ import annotations
+
+import enum
+import re
+import shlex
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from parallamr_mp.cli.summary import format_summary
+from parallamr_mp.config import DEFAULT_THREADS
+from parallamr_mp.errors import BadInput
+from parallamr_mp.experiments import parse_param
+from parallamr_mp.plan import Plan
+from parallamr_mp.printers import BarPrinter, LinePrinter, PlainPrinter
+from parallamr_mp.report import RunSummary
+from parallamr_mp.runner import ExperimentRunner, create_experiment_runner
+
+
+class Display(enum.StrEnum):
+    """How progress is shown on standard error."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    PLAIN = "plain"
+    NONE = "none"
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002  - as typer calls it
+    """A Typer option that can also be set as `PARALLAMR_NAME` in the environment."""
+    long = next(name for name in names if name.startswith("--"))
+    mirror = "PARALLAMR_" + long.removeprefix("--").upper().replace("-", "_")
+    return typer.Option(*names, help=help, envvar=mirror, show_envvar=False, **more)
+
+
+_FILES, _LOAD, _ROWS, _OUT = "Files", "Concurrency and time", "Rows and parameters", "Output and progress"
+
+
+def run(
+    prompt: Annotated[
+        str,
+        _option(
+            "--prompt",
+            "-p",
+            metavar="FILE|-",
+            rich_help_panel=_FILES,
+            help="Prompt file; - reads standard input. May hold {{column}}.",
+        ),
+    ],
+    experiments: Annotated[
+        str,
+        _option(
+            "--experiments",
+            "-e",
+            metavar="FILE|-",
+            rich_help_panel=_FILES,
+            help="Table of experiments: .csv, .jsonl, or - for standard input.",
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        _option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=_FILES,
+            help="Results file; without it, CSV on standard output. May hold {{column}}.",
+        ),
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        _option(
+            "--context",
+            "-c",
+            metavar="FILE",
+            rich_help_panel=_FILES,
+            help="Context file, appended to the prompt. Repeatable. May hold {{column}}.",
+        ),
+    ] = None,
+    system: Annotated[
+        str | None,
+        _option(
+            "--system",
+            metavar="FILE",
+            rich_help_panel=_FILES,
+            help="System message file. May hold {{column}}.",
+        ),
+    ] = None,
+    procs: Annotated[
+        int | None,
+        _option(
+            "--procs",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="Worker processes. 0: threads of this process alone. [default: usable CPUs, at most 4]",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        _option(
+            "--threads",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help=f"Threads (requests at once) of each process. [default: {DEFAULT_THREADS}]",
+        ),
+    ] = None,
+    parallel: Annotated[
+        int | None,
+        _option(
+            "--parallel",
+            "-j",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="N requests at once, split over processes and threads for you.",
+        ),
+    ] = None,
+    sequential: Annotated[
+        bool,
+        _option(
+            "--sequential", rich_help_panel=_LOAD, help="One request at a time, in the order of the table."
+        ),
+    ] = False,
+    max_concurrent: Annotated[
+        int | None,
+        _option(
+            "--max-concurrent",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="Most requests at once, over all processes.",
+        ),
+    ] = None,
+    openai_concurrency: Annotated[
+        int | None,
+        _option(
+            "--openai-concurrency",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="Most requests at once to openai.",
+        ),
+    ] = None,
+    openrouter_concurrency: Annotated[
+        int | None,
+        _option(
+            "--openrouter-concurrency",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="Most requests at once to openrouter.",
+        ),
+    ] = None,
+    ollama_concurrency: Annotated[
+        int | None,
+        _option(
+            "--ollama-concurrency",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="Most requests at once to ollama. [default: 1]",
+        ),
+    ] = None,
+    mock_concurrency: Annotated[
+        int | None,
+        _option(
+            "--mock-concurrency", metavar="N", rich_help_panel=_LOAD, help="Most requests at once to mock."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        _option(
+            "--timeout",
+            metavar="SECONDS",
+            rich_help_panel=_LOAD,
+            help="Total time for one request, from sending to the last byte.",
+        ),
+    ] = 300.0,
+    max_retries: Annotated[
+        int,
+        _option(
+            "--max-retries",
+            metavar="N",
+            rich_help_panel=_LOAD,
+            help="Further attempts after connection errors, 408, 409, 429 and 5xx.",
+        ),
+    ] = 5,
+    drain_timeout: Annotated[
+        float | None,
+        _option(
+            "--drain-timeout",
+            metavar="SECONDS",
+            rich_help_panel=_LOAD,
+            help="How long requests in flight may go on after a signal. [default: --timeout]",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        _option("--limit", "-n", metavar="N", rich_help_panel=_ROWS, help="Only the first N rows."),
+    ] = None,
+    range_: Annotated[
+        str | None,
+        _option(
+            "--range",
+            metavar="A:B",
+            rich_help_panel=_ROWS,
+            help="Only rows A to B, both included; the first row is 1.",
+        ),
+    ] = None,
+    repeat: Annotated[
+        int, _option("--repeat", metavar="N", rich_help_panel=_ROWS, help="Ask each row N times.")
+    ] = 1,
+    param: Annotated[
+        list[str] | None,
+        _option(
+            "--param",
+            metavar="NAME=JSON",
+            rich_help_panel=_ROWS,
+            help="Body parameter of every request, as temperature=0.2. Repeatable. Columns param:NAME win.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        _option(
+            "--resume",
+            rich_help_panel=_OUT,
+            help="Go on with an existing output: only what is missing is asked.",
+        ),
+    ] = False,
+    retry_errors: Annotated[
+        bool, _option("--retry-errors", rich_help_panel=_OUT, help="With --resume: ask error rows again.")
+    ] = False,
+    overwrite: Annotated[
+        bool, _option("--overwrite", rich_help_panel=_OUT, help="Replace an existing output.")
+    ] = False,
+    flatten: Annotated[
+        bool,
+        _option(
+            "--flatten",
+            rich_help_panel=_OUT,
+            help="Give the keys of JSON in the answers columns of their own.",
+        ),
+    ] = False,
+    display: Annotated[
+        Display,
+        _option(
+            "--display",
+            rich_help_panel=_OUT,
+            help="Progress: a bar, plain lines, none; auto: a bar on a terminal, else lines.",
+        ),
+    ] = Display.AUTO,
+    quiet: Annotated[
+        bool,
+        _option(
+            "--quiet", "-q", rich_help_panel=_OUT, help="No progress, no notices, no summary: only errors."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, _option("--verbose", "-v", rich_help_panel=_OUT, help="A line for each row.")
+    ] = False,
+    validate_only: Annotated[
+        bool, _option("--validate-only", rich_help_panel=_OUT, help="Check everything, send nothing.")
+    ] = False,
+) -> None:
+    """Ask every row of a table, and write each answer as it comes.
+
+    parallamr-mp run -p prompt.txt -e experiments.csv -o results.csv --procs 4 --threads 8
+
+    Stop with Ctrl-C at any time; the same command with --resume goes on.
+    Every option can be set in the environment as PARALLAMR_NAME.
+    """
+    if sequential:
+        if parallel is not None or procs is not None or threads is not None:
+            raise BadInput("--sequential excludes --parallel, --procs and --threads")
+        procs, threads, max_concurrent = 1, 1, 1
+    limits = {
+        "openai": openai_concurrency,
+        "openrouter": openrouter_concurrency,
+        "ollama": ollama_concurrency,
+        "mock": mock_concurrency,
+    }
+    first, last = _rows(range_, limit)
+    runner = create_experiment_runner(
+        timeout=timeout,
+        parallel=parallel,
+        procs=procs,
+        threads=threads,
+        limits={name: value for name, value in limits.items() if value is not None},
+        total_limit=max_concurrent,
+        system=system,
+        max_retries=max_retries,
+        drain_timeout=drain_timeout,
+        first_row=first,
+        last_row=last,
+        repeat=repeat,
+        params=dict(_param(text) for text in param or ()),
+        resume=resume,
+        retry_errors=retry_errors,
+        overwrite=overwrite,
+        flatten=flatten,
+    )
+    if validate_only:
+        _tell_valid(runner.validate_experiments(prompt, experiments, output, context))
+        return
+    summary = _run_shown(runner, display, quiet, verbose, (prompt, experiments, output, context))
+    if not quiet:
+        print(format_summary(summary), file=sys.stderr)
+    if summary.signum is not None:
+        print(_how_to_resume(summary, stdin="-" in (prompt, experiments)), file=sys.stderr)
+        raise typer.Exit(128 + summary.signum)
+    if summary.error + summary.resumed_errors:
+        raise typer.Exit(3)
+
+
+def _run_shown(
+    runner: ExperimentRunner,
+    display: Display,
+    quiet: bool,
+    verbose: bool,
+    files: tuple[str, str, str | None, list[str] | None],
+) -> RunSummary:
+    stream = sys.stderr
+    if display is Display.AUTO:
+        display = Display.BAR if stream.isatty() else Display.PLAIN
+    printer: BarPrinter | PlainPrinter | None = None
+    if not quiet and display is not Display.NONE:
+        printer = BarPrinter(stream) if display is Display.BAR else PlainPrinter(stream)
+        runner.bus.subscribe(printer)
+    if verbose and not quiet:
+        runner.bus.subscribe(LinePrinter(stream))
+    try:
+        return runner.run_experiments(*files)
+    finally:
+        if printer is not None:
+            printer.close()
+
+
+def _rows(range_: str | None, limit: int | None) -> tuple[int, int | None]:
+    """First and last row, from `--range A:B` and `--limit N`."""
+    if limit is not None and limit < 1:
+        raise BadInput(f"--limit {limit}: must be at least 1")
+    first, last = 1, None
+    if range_ is not None:
+        match = re.fullmatch(r"(\d*):(\d*)", range_)
+        if match is None:
+            raise BadInput(f"--range {range_}: expected A:B, as in 1:100, 101: or :50")
+        first = int(match[1] or 1)
+        last = int(match[2]) if match[2] else None
+        if first < 1 or (last is not None and last < first):
+            raise BadInput(
+                f"--range {range_}: rows are numbered from 1, and the last cannot come before the first"
+            )
+    if limit is not None:
+        last = min(first + limit - 1, last) if last is not None else first + limit - 1
+    return first, last
+
+
+def _param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise BadInput(f"--param {text}: expected NAME=JSON, as in temperature=0.2")
+    try:
+        return name.strip(), parse_param(value.strip())
+    except ValueError as error:
+        raise BadInput(f"--param {text}: the value is not JSON: {error}") from None
+
+
+def _tell_valid(plan: Plan) -> None:
+    survey = plan.survey
+    print(f"Valid: {survey.experiments} experiments; nothing was sent.", file=sys.stderr)
+    for (provider, model), count in survey.models.items():
+        print(f"  {provider}/{model}: {count} row{'s' * (count > 1)}", file=sys.stderr)
+
+
+def _how_to_resume(summary: RunSummary, *, stdin: bool) -> str:
+    name = signal.Signals(summary.signum).name if summary.signum else "a signal"
+    left = f"Stopped by {name}: {summary.missing} of {summary.total} rows have no result yet."
+    if not summary.outputs:
+        return left
+    if stdin:
+        return f"{left} Run the same command with --resume to go on."
+    words = [word for word in sys.argv[1:] if word not in {"--overwrite", "--resume"}]
+    return f"{left} To go on: parallamr-mp {shlex.join([*words, '--resume'])}"
