@@ -77,9 +77,7 @@ def check(config: RunConfig) -> None:
     if config.resume and config.overwrite:
         raise BadInput("--resume and --overwrite exclude each other", hint="Give one of them.")
     if config.retry_errors and not config.resume:
-        raise BadInput(
-            "--retry-errors needs --resume", hint="Give both to redo the error rows of an output."
-        )
+        raise BadInput("--retry-errors needs --resume", hint="Give both to redo the error rows of an output.")
     if config.resume and config.output is None:
         raise BadInput("--resume needs --output", hint="Standard output cannot be resumed.")
 

@@ -75,7 +75,7 @@ class OutputError(ParallamrError):
     """An output file could not be written; whole records only are in it."""
 
 
-class WriterClosed(OutputError):
+class WriterClosed(OutputError):  # noqa: N818  - as BadInput
     """A row was given to an `IncrementalCSVWriter` after `close()`."""
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-
 RESULT_COLUMNS = (
     "status",
     "input_tokens",

@@ -76,7 +76,7 @@ class Outputs:
                 raise BadInput(
                     f"row {first_row} and row {experiment.row_number} have different values for"
                     f" {', '.join(self._template.names)} but both lead to {path}",
-                    hint="Separate the variables in --output by a / or by text that their values do not hold.",
+                    hint="Separate the variables in --output by a / or by text their values do not hold.",
                 )
             return output.number
         if self._frozen:

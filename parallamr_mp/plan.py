@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from parallamr_mp.attempt import RowTask
 from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import BadInput
-from parallamr_mp.attempt import RowTask
 from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Output, Outputs

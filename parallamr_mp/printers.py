@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -77,8 +77,8 @@ def _told(event: events.Event) -> str | None:
             )
         case events.Stopping():
             return (
-                f"{signal.Signals(event.signum).name}: no new requests; {event.in_flight} in flight may finish"
-                f" within {event.deadline:.0f} s. Again: end at once."
+                f"{signal.Signals(event.signum).name}: no new requests; {event.in_flight} in flight"
+                f" may finish within {event.deadline:.0f} s. Again: end at once."
             )
     return None
 
@@ -96,7 +96,7 @@ class BarPrinter:
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._counters = _Counters(clock)
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     def __call__(self, event: events.Event) -> None:
         counters = self._counters
@@ -120,7 +120,7 @@ class BarPrinter:
             case events.RunFinished():
                 self.close()
 
-    def _draw(self, bar: tqdm[None]) -> None:
+    def _draw(self, bar: tqdm[NoReturn]) -> None:
         bar.set_postfix_str(self._counters.details(), refresh=False)
         if not bar.update(self._counters.done - bar.n):
             bar.refresh()

@@ -62,11 +62,8 @@ class ExperimentRunner:
         `OutputError` and `EngineError` when it cannot go on: what was written
         is whole, and `resume=True` continues from it.
         """
-        return run_sweep(
-            self._with(prompt_file, experiments_file, output_file, context_files, options),
-            self.bus,
-            self._injected,
-        )
+        config = self._with(prompt_file, experiments_file, output_file, context_files, options)
+        return run_sweep(config, self.bus, self._injected)
 
     def validate_experiments(
         self,
@@ -77,9 +74,8 @@ class ExperimentRunner:
         **options: Any,
     ) -> Plan:
         """Makes every check that `run_experiments` makes before it sends, and sends nothing. Raises `BadInput`."""
-        return validate(
-            self._with(prompt_file, experiments_file, output_file, context_files, options), self._injected
-        )
+        config = self._with(prompt_file, experiments_file, output_file, context_files, options)
+        return validate(config, self._injected)
 
     def _with(
         self,

@@ -200,13 +200,26 @@ def _run(
     bus.publish(
         events.RunStarted(total, done, plan.done_errors, config.procs, config.threads, plan.outputs.label)
     )
+    signum = None
+    if done < total:
+        signum = _dispatch(plan, config, spec, bus, slots=min(config.procs or 1, total - done))
+    _flatten(plan, config, bus)
+    bus.publish(events.RunFinished())
+    paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
+    return tally.summary(paths, signum)
+
+
+def _dispatch(
+    plan: Plan, config: RunConfig, spec: AttemptSpec, bus: events.EventBus, *, slots: int
+) -> int | None:
+    """Runs the engine over everything that has no result; returns the signal that stopped it, if one did."""
     with SignalWatch() as signals:
         ending = Dispatcher(
             jobs=plan.jobs(),
             make_seat=lambda number: _make_seat(
                 config, worker_main, (config.threads, Asker, (spec,)), name=f"worker {number}"
             ),
-            slots=max(1, min(config.procs, total - done)),
+            slots=slots,
             threads=config.threads,
             results=RowResults(
                 spec,
@@ -222,10 +235,7 @@ def _run(
             drain_timeout=config.timeout if config.drain_timeout is None else config.drain_timeout,
             lease_timeout=config.timeout + _LEASE_GRACE,
         ).run()
-    _flatten(plan, config, bus)
-    bus.publish(events.RunFinished())
-    paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
-    return tally.summary(paths, ending.signum)
+    return ending.signum
 
 
 def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:

@@ -23,7 +23,7 @@ from parallamr_mp.errors import BadInput, ParallamrError
 
 app = typer.Typer(
     name="parallamr-mp",
-    help="Run a table of LLM experiments over processes and threads: every row answered, written exactly once.",
+    help="Run a table of LLM experiments over processes and threads; every row is written exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,7 +44,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[
+    _version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True),
     ] = False,

@@ -1,6 +1,6 @@
 """What runs in the writer's seat: the one process that owns the output files.
 
-    parent ──OpenOutput*, Append*──► main thread ──► IncrementalCSVWriter per file (least recently used closed)
+    parent ──OpenOutput*, Append*──► main thread ──► IncrementalCSVWriter per file (an LRU of open ones)
     parent ◄──Ack (after the write)──┘
 
 Records that arrive together are written together, a file at a time, in the

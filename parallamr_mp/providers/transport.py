@@ -41,8 +41,6 @@ _MAX_ENDPOINTS = 256
 _SPARE_CONNECTIONS = 8
 """Room in the pool for threads beside the workers', such as one that asks for the models."""
 
-_ONE_PACKET = 65_536
-
 _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -69,8 +67,6 @@ class _Watched(HTTPConnection):
     """A connection whose socket can be cut from outside, and which distrusts itself when it has idled."""
 
     idle_since: float | None = None
-    _held: bytes | None = None
-    """What `request` has written so far and not sent yet; None outside of it."""
 
     @property
     def is_connected(self) -> bool:
@@ -103,25 +99,7 @@ class _Watched(HTTPConnection):
             if self.sock is not None:
                 _watch(call, self.sock)
                 self.timeout = call.remaining()
-        # Headers and body leave in one packet (one TLS record): a third of a call's CPU time.
-        self._held = b""
-        try:
-            super().request(*args, **kwargs)
-            self._send_held()
-        finally:
-            self._held = None
-
-    def send(self, data: Any) -> None:
-        if self._held is not None and isinstance(data, bytes) and len(data) < _ONE_PACKET:
-            self._held += data
-            return
-        self._send_held()
-        super().send(data)
-
-    def _send_held(self) -> None:
-        held, self._held = self._held, None  # first: sending may connect, and a proxy be talked to
-        if held:
-            super().send(held)
+        super().request(*args, **kwargs)
 
 
 class _WatchedTLS(_Watched, HTTPSConnection):

@@ -40,7 +40,7 @@ MAX_NESTING = 200
 
 # Blanks and comments; bounded, as an opening inside one comment reads on through those that follow.
 _GAP = r"(?:\s++|(?://|\#)[^\n]{0,200}+(?=\n|\Z)|/\*(?:(?!\*/)[\s\S]){0,200}+\*/){0,20}+"
-_QUOTED = r"""(?:"[^"\n]{0,200}+"|'[^'\n]{0,200}+'|“[^”\n]{0,200}+”)"""
+_QUOTED = r"""(?:"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+'|“[^“”\n]*+”)"""
 _OPENING = re.compile(r"\{(?=" + _GAP + r"[\"'“}])|\[(?=\s*+[\"\[{\-\dtfnNI\]])")
 _MEANT = re.compile(r"(?:\[\s*+)?+\{" + _GAP + _QUOTED + r"\s*+:")
 """An object with a quoted key, or an array that opens with one: nobody writes that in prose."""

@@ -14,7 +14,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from parallamr_mp.errors import BadInput, ColumnsMismatch
 from parallamr_mp.models import RESULT_COLUMNS
@@ -106,7 +106,7 @@ def scan_results(path: str, expected: Sequence[str]) -> Scan:
             cells = _decode(path, number, raw)
             try:
                 if len(cells) != width:
-                    raise ValueError(f"{len(cells)} cells where the header has {width}")
+                    _fail_width(len(cells), width)
                 scan.ids.append(int(cells[id_at], 16))
                 scan.rows.append(row_key(int(cells[row_at]), int(cells[repeat_at])))
             except (ValueError, OverflowError) as error:
@@ -119,6 +119,10 @@ def scan_results(path: str, expected: Sequence[str]) -> Scan:
             scan.errors.append(cells[status_at] == "error")
             scan.end = end
     return scan
+
+
+def _fail_width(cells: int, width: int) -> NoReturn:
+    raise ValueError(f"{cells} cells where the header has {width}")
 
 
 def _decode(path: str, number: int, raw: bytes) -> list[str]:

@@ -95,9 +95,10 @@ class IncrementalCSVWriter:
     def _end_of_last_record(self) -> int:
         end = 0
         with open(os.dup(self._fd), "rb") as stream:
-            for number, (end, record) in enumerate(complete_records(stream)):
-                if number == 0:
+            for offset, record in complete_records(stream):
+                if end == 0:
                     self._check_header(record)
+                end = offset
         if end == 0 and os.fstat(self._fd).st_size:
             raise ColumnsMismatch(
                 "is not a CSV file with a header", file=self.path, hint="Choose another path."
