@@ -8,6 +8,7 @@ pass 2   jobs           rows are read again, as slots get free
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -168,6 +169,8 @@ class Plan:
                 continue
             if scan.torn:
                 notices.append(f"{scan.path}: {scan.torn} bytes of an unfinished last record are cut off")
+                # The writer has not started yet: until it does, the file is the parent's.
+                os.truncate(scan.path, scan.end)
             if drop:
                 _drop(output, drop)
         if redo:

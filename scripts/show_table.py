@@ -35,7 +35,7 @@ RESULT_COLUMNS = (
     "completed_at",
 )
 TELLING = ("status", "input_tokens", "output_tokens", "latency_s", "output", "error_message")
-SHORT = {"input_tokens": "in", "output_tokens": "out", "latency_s": "seconds", "error_message": "error"}
+SHORT = {"input_tokens": "in", "output_tokens": "out", "latency_s": "seconds", "error_message": "note"}
 NARROWEST, LONGEST, GAP = 6, 2000, "  "
 
 
