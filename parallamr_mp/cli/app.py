@@ -50,7 +50,8 @@ def _main(
     ] = False,
 ) -> None:
     # Found from the working folder upwards; what the environment says already, wins.
-    load_dotenv(find_dotenv(usecwd=True), override=False)
+    if path := find_dotenv(usecwd=True):
+        load_dotenv(path, override=False)
 
 
 def run() -> None:

@@ -37,9 +37,6 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002  - as typ
     return typer.Option(*names, help=help, envvar=mirror, show_envvar=False, **more)
 
 
-_FILES, _LOAD, _ROWS, _OUT = "Files", "Concurrency and time", "Rows and parameters", "Output and progress"
-
-
 def run(
     prompt: Annotated[
         str,
@@ -47,7 +44,6 @@ def run(
             "--prompt",
             "-p",
             metavar="FILE|-",
-            rich_help_panel=_FILES,
             help="Prompt file; - reads standard input. May hold {{column}}.",
         ),
     ],
@@ -57,7 +53,6 @@ def run(
             "--experiments",
             "-e",
             metavar="FILE|-",
-            rich_help_panel=_FILES,
             help="Table of experiments: .csv, .jsonl, or - for standard input.",
         ),
     ],
@@ -67,7 +62,6 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
-            rich_help_panel=_FILES,
             help="Results file; without it, CSV on standard output. May hold {{column}}.",
         ),
     ] = None,
@@ -77,7 +71,6 @@ def run(
             "--context",
             "-c",
             metavar="FILE",
-            rich_help_panel=_FILES,
             help="Context file, appended to the prompt. Repeatable. May hold {{column}}.",
         ),
     ] = None,
@@ -86,7 +79,6 @@ def run(
         _option(
             "--system",
             metavar="FILE",
-            rich_help_panel=_FILES,
             help="System message file. May hold {{column}}.",
         ),
     ] = None,
@@ -95,7 +87,6 @@ def run(
         _option(
             "--procs",
             metavar="N",
-            rich_help_panel=_LOAD,
             help="Worker processes. 0: threads of this process alone. [default: usable CPUs, at most 4]",
         ),
     ] = None,
@@ -104,7 +95,6 @@ def run(
         _option(
             "--threads",
             metavar="N",
-            rich_help_panel=_LOAD,
             help=f"Threads (requests at once) of each process. [default: {DEFAULT_THREADS}]",
         ),
     ] = None,
@@ -114,22 +104,18 @@ def run(
             "--parallel",
             "-j",
             metavar="N",
-            rich_help_panel=_LOAD,
             help="N requests at once, split over processes and threads for you.",
         ),
     ] = None,
     sequential: Annotated[
         bool,
-        _option(
-            "--sequential", rich_help_panel=_LOAD, help="One request at a time, in the order of the table."
-        ),
+        _option("--sequential", help="One request at a time, in the order of the table."),
     ] = False,
     max_concurrent: Annotated[
         int | None,
         _option(
             "--max-concurrent",
             metavar="N",
-            rich_help_panel=_LOAD,
             help="Most requests at once, over all processes.",
         ),
     ] = None,
@@ -138,7 +124,6 @@ def run(
         _option(
             "--openai-concurrency",
             metavar="N",
-            rich_help_panel=_LOAD,
             help="Most requests at once to openai.",
         ),
     ] = None,
@@ -147,7 +132,6 @@ def run(
         _option(
             "--openrouter-concurrency",
             metavar="N",
-            rich_help_panel=_LOAD,
             help="Most requests at once to openrouter.",
         ),
     ] = None,
@@ -156,22 +140,18 @@ def run(
         _option(
             "--ollama-concurrency",
             metavar="N",
-            rich_help_panel=_LOAD,
             help="Most requests at once to ollama. [default: 1]",
         ),
     ] = None,
     mock_concurrency: Annotated[
         int | None,
-        _option(
-            "--mock-concurrency", metavar="N", rich_help_panel=_LOAD, help="Most requests at once to mock."
-        ),
+        _option("--mock-concurrency", metavar="N", help="Most requests at once to mock."),
     ] = None,
     timeout: Annotated[
         float,
         _option(
             "--timeout",
             metavar="SECONDS",
-            rich_help_panel=_LOAD,
             help="Total time for one request, from sending to the last byte.",
         ),
     ] = 300.0,
@@ -180,7 +160,6 @@ def run(
         _option(
             "--max-retries",
             metavar="N",
-            rich_help_panel=_LOAD,
             help="Further attempts after connection errors, 408, 409, 429 and 5xx.",
         ),
     ] = 5,
@@ -189,32 +168,27 @@ def run(
         _option(
             "--drain-timeout",
             metavar="SECONDS",
-            rich_help_panel=_LOAD,
             help="How long requests in flight may go on after a signal. [default: --timeout]",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        _option("--limit", "-n", metavar="N", rich_help_panel=_ROWS, help="Only the first N rows."),
+        _option("--limit", "-n", metavar="N", help="Only the first N rows."),
     ] = None,
     range_: Annotated[
         str | None,
         _option(
             "--range",
             metavar="A:B",
-            rich_help_panel=_ROWS,
             help="Only rows A to B, both included; the first row is 1.",
         ),
     ] = None,
-    repeat: Annotated[
-        int, _option("--repeat", metavar="N", rich_help_panel=_ROWS, help="Ask each row N times.")
-    ] = 1,
+    repeat: Annotated[int, _option("--repeat", metavar="N", help="Ask each row N times.")] = 1,
     param: Annotated[
         list[str] | None,
         _option(
             "--param",
             metavar="NAME=JSON",
-            rich_help_panel=_ROWS,
             help="Body parameter of every request, as temperature=0.2. Repeatable. Columns param:NAME win.",
         ),
     ] = None,
@@ -222,21 +196,17 @@ def run(
         bool,
         _option(
             "--resume",
-            rich_help_panel=_OUT,
             help="Go on with an existing output: only what is missing is asked.",
         ),
     ] = False,
     retry_errors: Annotated[
-        bool, _option("--retry-errors", rich_help_panel=_OUT, help="With --resume: ask error rows again.")
+        bool, _option("--retry-errors", help="With --resume: ask error rows again.")
     ] = False,
-    overwrite: Annotated[
-        bool, _option("--overwrite", rich_help_panel=_OUT, help="Replace an existing output.")
-    ] = False,
+    overwrite: Annotated[bool, _option("--overwrite", help="Replace an existing output.")] = False,
     flatten: Annotated[
         bool,
         _option(
             "--flatten",
-            rich_help_panel=_OUT,
             help="Give the keys of JSON in the answers columns of their own.",
         ),
     ] = False,
@@ -244,25 +214,21 @@ def run(
         Display,
         _option(
             "--display",
-            rich_help_panel=_OUT,
             help="Progress: a bar, plain lines, none; auto: a bar on a terminal, else lines.",
         ),
     ] = Display.AUTO,
     quiet: Annotated[
         bool,
-        _option(
-            "--quiet", "-q", rich_help_panel=_OUT, help="No progress, no notices, no summary: only errors."
-        ),
+        _option("--quiet", "-q", help="No progress, no notices, no summary: only errors."),
     ] = False,
-    verbose: Annotated[
-        bool, _option("--verbose", "-v", rich_help_panel=_OUT, help="A line for each row.")
-    ] = False,
+    verbose: Annotated[bool, _option("--verbose", "-v", help="A line for each row.")] = False,
     validate_only: Annotated[
-        bool, _option("--validate-only", rich_help_panel=_OUT, help="Check everything, send nothing.")
+        bool, _option("--validate-only", help="Check everything, send nothing.")
     ] = False,
 ) -> None:
-    """Ask every row of a table, and write each answer as it comes.
+    r"""Ask every row of a table, and write each answer as it comes.
 
+    \b
     parallamr-mp run -p prompt.txt -e experiments.csv -o results.csv --procs 4 --threads 8
 
     Stop with Ctrl-C at any time; the same command with --resume goes on.
