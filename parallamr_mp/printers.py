@@ -47,6 +47,8 @@ class _Counters:
                 self.by_status[event.status] += 1
             case events.Pulse():
                 self.pulse = event
+            case events.RunFinished():
+                self.pulse = events.Pulse(0, 0, 0.0, None)
 
     @property
     def tokens_per_second(self) -> float:

@@ -191,9 +191,7 @@ def _mapped(error: Exception, endpoint: str, total: float) -> ProviderError:
     def failure(kind: str, message: str, *, retryable: bool) -> ProviderError:
         return ProviderError(kind, message, retryable=retryable, endpoint=endpoint)
 
-    if among(urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout) and not among(
-        urllib3.exceptions.NewConnectionError
-    ):
+    if among(requests.ConnectTimeout):
         limit = min(CONNECT_SECONDS, total)
         return failure("timeout", f"no connection to {endpoint} within {limit:g} s", retryable=True)
     if among(requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):

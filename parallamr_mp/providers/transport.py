@@ -58,6 +58,7 @@ class _UnderWay(threading.local):
 
     call: Call | None = None
     connection: Any = None
+    """The one it uses, from when that has come about: before, nothing can have been sent."""
 
 
 _under_way = _UnderWay()
@@ -88,17 +89,17 @@ class _Watched(HTTPConnection):
         super().connect()
         call = _under_way.call
         if call is not None and self.sock is not None:
+            _under_way.connection = self
             _watch(call, self.sock)  # TLS has put a new socket object in place of the one above
             # Sending a large body on a slow line may take longer than connecting may.
             self.sock.settimeout(call.remaining())
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         call = _under_way.call
-        if call is not None:
+        if call is not None and self.sock is not None:
             _under_way.connection = self
-            if self.sock is not None:
-                _watch(call, self.sock)
-                self.timeout = call.remaining()
+            _watch(call, self.sock)
+            self.timeout = call.remaining()
         super().request(*args, **kwargs)
 
 
@@ -197,8 +198,9 @@ class DeadlineAdapter(HTTPAdapter):
                 _ = response.content
         except Exception as error:
             # A cut connection fails in many ways; what happened is that time was up.
-            if call.expired:
-                raise requests.ReadTimeout("the deadline has passed", request=request) from error
+            if call.expired or isinstance(error, requests.Timeout):
+                kind = requests.ConnectTimeout if _under_way.connection is None else requests.ReadTimeout
+                raise kind("the deadline has passed", request=request) from error
             raise
         finally:
             connection = _under_way.connection
