@@ -2,6 +2,7 @@
 
 ParallamrError
 ├── BadInput                 the user can mend it; nothing was sent or written    exit code 2
+│   ├── PathTemplateError    a path cannot be made from a row's values (defined in prompts.py)
 │   ├── OutputExists         an output is there and neither --resume nor --overwrite was given
 │   ├── ColumnsMismatch      a results file has other columns than this run would write
 │   └── MissingKey           a provider is used and its environment variable is not set
@@ -88,7 +89,7 @@ class ProviderError(ParallamrError):
 
     `kind` is a short stable word (`timeout`, `connection`, `rate_limit`,
     `server`, `model_not_found`, `auth`, `bad_request`, `bad_reply`,
-    `context_overflow`, `mock`); `retryable` says whether sending the same
+    `context_overflow`, `tls`, `redirect`, `not_found`, `mock`); `retryable` says whether sending the same
     request again may help; `retry_after` is the server's wish in seconds;
     `endpoint` is the base URL that was asked, without credentials.
     """
