@@ -79,13 +79,16 @@ class Sources:
                         f"{option} {template.text}: there is no column {name!r} in the experiments",
                         hint=f"Columns: {', '.join(columns)}.",
                     )
-            if not template.is_templated and template.text != STDIN:
+            if not template.is_templated and not (template is self._prompt and self._stdin is not None):
                 self._check(option, template.text)
         self.templated = any(template.is_templated for _, template in templates)
         self.static: Inputs | None = None
         self._static_digest = b""
         if not self.templated:
-            self.static, self._static_digest = self._load({})
+            try:
+                self.static, self._static_digest = self._load({})
+            except SourceError as error:
+                raise BadInput(f"--prompt {error}") from None
 
     def for_row(self, values: Mapping[str, str]) -> tuple[Inputs | None, bytes]:
         """The row's inputs (None: the static ones) and the digest of their texts. Raises `SourceError`."""
@@ -110,6 +113,8 @@ class Sources:
             digest.update(_digest(prompt))
         else:
             prompt = read(self._prompt)[1]
+        if not prompt.strip():
+            raise SourceError(f"{self._prompt.text}: is empty; expected the text of a prompt")
         documents = []
         for template in self._contexts:
             name, text = read(template)

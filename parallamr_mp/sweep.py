@@ -182,10 +182,17 @@ def _run(
     tally: Tally,
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
-    _check_outputs(plan, config)
-    windows = look_up_windows(plan, config, injected)
+    providers = build_used_providers(plan, config, injected)
+    if not config.resume and not config.overwrite:
+        plan.outputs.refuse_existing()
+    scans = plan.scan() if config.resume else []
+    plan.outputs.prepare(_input_files(config))
+    # Up to here nothing was written or sent.
+    windows = look_up_windows(plan, providers)
+    if injected.providers is None:
+        _close(providers)
     if config.resume:
-        for notice in plan.match(plan.scan()):
+        for notice in plan.match(scans):
             bus.publish(events.Notice(notice))
     total, done = plan.survey.experiments, plan.done
     spec = AttemptSpec(
@@ -253,16 +260,8 @@ def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
     return plan
 
 
-def _check_outputs(plan: Plan, config: RunConfig) -> None:
-    if not config.resume and not config.overwrite:
-        plan.outputs.refuse_existing()
-    inputs = (
-        config.prompt,
-        config.experiments,
-        *config.contexts,
-        *([config.system] if config.system else []),
-    )
-    plan.outputs.prepare(inputs)
+def _input_files(config: RunConfig) -> tuple[str, ...]:
+    return (config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else []))
 
 
 def build_used_providers(plan: Plan, config: RunConfig, injected: Injected) -> dict[str, Provider]:
@@ -274,12 +273,11 @@ def build_used_providers(plan: Plan, config: RunConfig, injected: Injected) -> d
     return {name: build_provider(name, settings) for name in used}
 
 
-def look_up_windows(plan: Plan, config: RunConfig, injected: Injected) -> dict[tuple[str, str], int]:
+def look_up_windows(plan: Plan, providers: Mapping[str, Provider]) -> dict[tuple[str, str], int]:
     """Context windows in tokens by (provider, model), asked once a run of the servers that tell.
 
     A server that does not answer within ten seconds leaves its models out.
     """
-    providers = build_used_providers(plan, config, injected)
     catalogues: dict[str, ModelCatalogue] = {
         name: provider for name, provider in providers.items() if isinstance(provider, ModelCatalogue)
     }
@@ -298,12 +296,15 @@ def look_up_windows(plan: Plan, config: RunConfig, injected: Injected) -> dict[t
                 windows[asked[future]] = window
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        if injected.providers is None:
-            for provider in providers.values():
-                close: Callable[[], None] | None = getattr(provider, "close", None)
-                if close is not None:
-                    close()
     return windows
+
+
+def _close(providers: Mapping[str, Provider]) -> None:
+    """Frees what providers built by us hold. `close` is no part of the protocol: not all have something."""
+    for provider in providers.values():
+        close: Callable[[], None] | None = getattr(provider, "close", None)
+        if close is not None:
+            close()
 
 
 def _make_seat(config: RunConfig, main: ActorMain, args: tuple[object, ...], *, name: str) -> Seat:

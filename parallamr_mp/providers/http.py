@@ -156,7 +156,9 @@ class HttpClient:
                 allow_redirects=False,
                 stream=True,
             )
-            call.on_deadline(response.raw.shutdown)
+            shutdown = getattr(response.raw, "shutdown", None)
+            if shutdown is not None:  # urllib3 2.3 and later; what a stranger's adapter returns may have none
+                call.on_deadline(shutdown)
             try:
                 _ = response.content
             except Exception as error:

@@ -174,7 +174,7 @@ class DeadlineAdapter(HTTPAdapter):
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing: it would make each connection load the authorities again (40 ms of CPU)."""
 
-    def send(  # noqa: PLR0917 - the signature of `requests`
+    def send(
         self,
         request: requests.PreparedRequest,
         stream: bool = False,
