@@ -73,7 +73,10 @@ class ExperimentRunner:
         context_files: Sequence[_Path] | None = None,
         **options: Any,
     ) -> Plan:
-        """Makes every check that `run_experiments` makes before it sends, and sends nothing. Raises `BadInput`."""
+        """Makes every check that `run_experiments` makes before it sends, and sends nothing.
+
+        Raises `BadInput`.
+        """
         config = self._with(prompt_file, experiments_file, output_file, context_files, options)
         return validate(config, self._injected)
 

@@ -335,7 +335,9 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
     injected = injected or Injected()
     with contextlib.closing(Table(config.experiments)) as table:
         plan = make_plan(config, table, injected)
-        build_used_providers(plan, config, injected)
+        providers = build_used_providers(plan, config, injected)
+        if injected.providers is None:
+            _close(providers)
         if config.output is not None and not config.resume and not config.overwrite:
             plan.outputs.refuse_existing()
         return plan

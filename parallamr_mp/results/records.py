@@ -18,6 +18,8 @@ from parallamr_mp.models import RESULT_COLUMNS
 # the line terminator is a line feed, and then cannot read it back.
 _MUST_QUOTE = re.compile(r'[",\r\n\0]|^\s|\s$')
 
+csv.field_size_limit(2**31 - 1)  # an answer may be longer than the csv module's 128 KiB
+
 
 def encode_cell(value: object) -> str:
     """One cell as CSV text: None is empty, everything else is its `str`, quoted if need be."""
@@ -33,10 +35,13 @@ def encode_record(cells: Iterable[object]) -> bytes:
 
 
 def decode_record(record: bytes) -> list[str]:
-    """The cells of one complete record. Raises ValueError (UnicodeDecodeError, csv.Error) when it is none."""
-    rows = list(csv.reader(io.StringIO(record.decode("utf-8"), newline=""), strict=True))
+    """The cells of one complete record. Raises ValueError (UnicodeDecodeError, too) when it is none."""
+    try:
+        rows = list(csv.reader(io.StringIO(record.decode("utf-8"), newline=""), strict=True))
+    except csv.Error as error:  # not a ValueError
+        raise ValueError(str(error)) from None
     if len(rows) != 1:
-        raise csv.Error(f"expected one record, found {len(rows)}")
+        raise ValueError(f"expected one record, found {len(rows)}")
     return rows[0]
 
 

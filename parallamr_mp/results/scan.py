@@ -8,7 +8,6 @@ one record in memory at a time.
 
 from __future__ import annotations
 
-import csv
 import os
 from array import array
 from bisect import bisect_left
@@ -128,7 +127,7 @@ def _fail_width(cells: int, width: int) -> NoReturn:
 def _decode(path: str, number: int, raw: bytes) -> list[str]:
     try:
         return decode_record(raw)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except ValueError as error:
         raise BadInput(
             f"cannot be read as a results file: {error}",
             file=path,
