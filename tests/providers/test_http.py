@@ -192,7 +192,10 @@ def test_the_environment_is_not_read_after_the_start(server, client, monkeypatch
     "behaviour", [drip(0.02, "headers"), drip(0.02, "body"), stall()], ids=["headers", "body", "silence"]
 )
 def test_every_way_to_take_too_long_ends_at_the_deadline(behaviour, tls, ca, ca_file):
-    with FakeServer(tls=ca if tls else None) as server, make_session(1, {"SSL_CERT_FILE": ca_file}) as session:
+    with (
+        FakeServer(tls=ca if tls else None) as server,
+        make_session(1, {"SSL_CERT_FILE": ca_file}) as session,
+    ):
         server.behave(behaviour)
         started = time.monotonic()
         error = failure_of(lambda: chat(HttpClient(session, 0.4), server.openai_url))
@@ -210,9 +213,7 @@ def test_many_deadlines_at_once_are_all_kept(server):
     with make_session(16, {}) as session, ThreadPoolExecutor(16) as pool:
         client = HttpClient(session, 0.4)
         started = time.monotonic()
-        errors = list(
-            pool.map(lambda _: failure_of(lambda: chat(client, server.openai_url)).kind, range(16))
-        )
+        errors = list(pool.map(lambda _: failure_of(lambda: chat(client, server.openai_url)).kind, range(16)))
         assert errors == ["timeout"] * 16
         assert time.monotonic() - started < 2
 
@@ -236,6 +237,42 @@ def test_an_injected_session_keeps_the_deadline_once_headers_have_come(server, f
     started = time.monotonic()
     assert failure_of(lambda: chat(foreign, server.openai_url)).kind == "timeout"
     assert time.monotonic() - started < 1.5
+
+
+def test_an_injected_session_keeps_it_over_tls_too(ca, ca_file):
+    with FakeServer(tls=ca) as server, requests.Session() as session:
+        session.verify = ca_file
+        server.behave(drip(0.02, "body"))
+        client = HttpClient(session, 0.4)
+        assert failure_of(lambda: chat(client, server.openai_url)).kind == "timeout"
+        client.close()
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+def test_a_body_that_only_ends_with_its_connection_is_not_taken_for_whole_when_cut(client, stalls):
+    release = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            seen = b""
+            while not seen.endswith(BODY):  # closing with something unread would reset the connection
+                seen += sock.recv(65_536)
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+            if stalls:
+                release.wait(10)
+            sock.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client.timeout = 0.3
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        if stalls:
+            assert failure_of(lambda: chat(client, url)).kind == "timeout"
+        else:
+            assert chat(client, url).content == b"half"
+        release.set()
+        thread.join()
 
 
 def test_a_host_that_does_not_take_connections_is_given_up_at_the_deadline(client):
@@ -283,10 +320,29 @@ def test_a_certificate_of_an_unknown_authority_is_refused_for_good(ca, tmp_path,
         assert not server.requests
 
 
-def test_https_to_a_plain_server_says_so(server, client):
+def test_a_handshake_that_stalls_is_a_connection_that_did_not_come_about(server, client):
+    client.timeout = 0.3
     error = failure_of(lambda: chat(client, server.openai_url.replace("http:", "https:")))
-    assert error.kind in {"tls", "connection"}
-    assert "https://127.0.0.1" in str(error)
+    assert (error.kind, error.retryable) == ("timeout", True)
+    assert str(error).startswith("no connection to https://127.0.0.1")
+    assert "outcome unknown" not in str(error)
+
+
+def test_https_to_a_plain_server_is_final(client):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            sock.recv(65_536)
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
+            sock.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        error = failure_of(lambda: chat(client, f"https://127.0.0.1:{listener.getsockname()[1]}/v1"))
+        thread.join()
+    assert (error.kind, error.retryable) == ("tls", False)
+    assert "WRONG_VERSION_NUMBER" in str(error)
 
 
 def test_a_ca_file_that_is_none_stops_at_the_start(tmp_path):
@@ -522,7 +578,8 @@ def test_a_base_url_is_joined_with_a_path(value, joined):
 
 
 @pytest.mark.parametrize(
-    "value", ["localhost:8000", "host/v1", "ftp://host", "http://", "http:host", "http://h:0x1", "http://a b/v1"]
+    "value",
+    ["localhost:8000", "host/v1", "ftp://host", "http://", "http:host", "http://h:0x1", "http://a b/v1"],
 )
 def test_a_base_url_without_scheme_or_host_names_its_variable(value):
     with pytest.raises(BadInput, match="OPENAI_BASE_URL"):
