@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallamr_mp.errors import BadInput
+from parallamr_mp.models import RESERVED_PARAMS
 
 MAX_DEFAULT_PROCS = 4
 DEFAULT_THREADS = 8
@@ -74,6 +75,9 @@ def check(config: RunConfig) -> None:
     for provider, limit in config.limits.items():
         if limit < 1:
             raise BadInput(f"{provider}: {limit} requests at once; must be at least 1")
+    for name in config.params:
+        if name in RESERVED_PARAMS:
+            raise BadInput(f"--param {name}: cannot be set by a parameter")
     if config.resume and config.overwrite:
         raise BadInput("--resume and --overwrite exclude each other", hint="Give one of them.")
     if config.retry_errors and not config.resume:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NoReturn
 import orjson
 
 from parallamr_mp.errors import BadInput
-from parallamr_mp.models import RESULT_COLUMNS
+from parallamr_mp.models import RESERVED_PARAMS, RESULT_COLUMNS
 
 REQUIRED_COLUMNS = ("provider", "model")
 PARAM_PREFIX = "param:"
@@ -208,6 +208,8 @@ class Table:
                     column=name,
                     hint="Rename the column.",
                 )
+            if name.removeprefix(PARAM_PREFIX) in RESERVED_PARAMS and name.startswith(PARAM_PREFIX):
+                self._fail("cannot be set by a parameter", line=1, column=name, hint="Remove the column.")
         seen = set()
         for name in self.columns:
             if name in seen:

@@ -27,6 +27,10 @@ RESULT_COLUMNS = (
 """Follow the input's own columns; the first six are those of the original parallamr."""
 
 
+RESERVED_PARAMS = frozenset({"model", "messages", "stream", "stream_options"})
+"""Body fields that no `param:NAME` may set: the row says who is asked what, and answers are read whole."""
+
+
 class Status(StrEnum):
     """What a result row says of its experiment."""
 

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
 import struct
 import threading
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 _LENGTH = struct.Struct("!I")
@@ -103,7 +102,8 @@ class Receiver:
         """
         fd = self._connection.fileno()
         while True:
-            if timeout is not None and not select.select([fd], [], [], timeout)[0]:
+            # Not `select`, which knows no descriptor above 1023.
+            if timeout is not None and not wait([self._connection], timeout):
                 return []
             data = os.read(fd, _CHUNK)
             if not data:

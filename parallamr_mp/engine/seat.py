@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -145,17 +146,24 @@ class ProcessSeat:
 
     def __init__(self, main: ActorMain, args: tuple[Any, ...], *, name: str) -> None:
         """Starts the process; returns before it is up. Raises EngineError when it cannot be created."""
+        try:
+            # Not left to the executor: it pickles in a thread of its own, which
+            # can tell nobody, and the child would wait for its task for ever.
+            task = pickle.dumps((main, args), pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise EngineError(f"{name}: cannot be sent to a process: {error}") from error
         child_reads, parent_writes = _SPAWN.Pipe(duplex=False)
         parent_reads, child_writes = _SPAWN.Pipe(duplex=False)
         self.name = name
         try:
             with _start_lock, _signals_held_back(), _bare_main():
-                _start_quiet_resource_tracker()
+                with _signals_held_back():  # the tracker's start unblocks SIGINT and SIGTERM
+                    _start_quiet_resource_tracker()
                 before = {child.pid for child in multiprocessing.active_children()}
                 self._executor = ProcessPoolExecutor(
                     1, mp_context=_SPAWN, initializer=_enter, initargs=(child_reads, child_writes)
                 )
-                self._future = self._executor.submit(_run, main, args)
+                self._future = self._executor.submit(_run, task)
                 self._process: BaseProcess = next(
                     child for child in multiprocessing.active_children() if child.pid not in before
                 )
@@ -253,10 +261,15 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(main: ActorMain, args: tuple[Any, ...]) -> None:
+def _run(task: bytes) -> None:
     if _channels is None:
         raise RuntimeError("an actor was started without its channels")
-    _run_actor(main, *_channels, args)
+    _run_actor(_unpack, *_channels, (task,))
+
+
+def _unpack(receiver: Receiver, sender: Sender, task: bytes) -> None:
+    main, args = pickle.loads(task)
+    main(receiver, sender, *args)
 
 
 def _run_actor(main: ActorMain, receiver: Receiver, sender: Sender, args: tuple[Any, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parallamr_mp.models import ChatRequest, ModelInfo, Reply
+from parallamr_mp.models import RESERVED_PARAMS, ChatRequest, ModelInfo, Reply
 from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, window_of
 from parallamr_mp.providers.http import HttpClient, HttpReply, failure_from_status
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from parallamr_mp.errors import ProviderError
+    from parallamr_mp.providers.connection import Connection
     from parallamr_mp.providers.endpoints import BaseUrl
 
-_OURS = {"model", "messages", "stream", "stream_options"}
-"""Body fields that parameters cannot set: answers are read whole, so nothing may ask for a stream."""
 _ANY_OTHER = ""
 """The name under which a server's answer for every other model is kept."""
 
@@ -53,7 +52,7 @@ class ChatCompletions:
 
     def complete(self, request: ChatRequest) -> Reply:
         """Asks once. Raises `ProviderError`."""
-        params = {name: value for name, value in request.params.items() if name not in _OURS}
+        params = {name: value for name, value in request.params.items() if name not in RESERVED_PARAMS}
         body = encode(
             {**self._extra, **params, "model": request.model, "messages": messages_of(request)},
         )
@@ -162,3 +161,31 @@ def _windows(entries: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
         # llama.cpp serves its one model under whatever name it is asked for.
         windows[_ANY_OTHER] = windows[str(entries[0]["id"])]
     return windows
+
+
+class ChatCompletionsProvider:
+    """What providers of this API have in common: everything but where they find their settings."""
+
+    _api: ChatCompletions
+    _connection: Connection
+
+    def complete(self, request: ChatRequest) -> Reply:
+        """See `Provider.complete`."""
+        return self._api.complete(request)
+
+    def list_models(self) -> list[ModelInfo]:
+        """See `ModelCatalogue.list_models`."""
+        return self._api.list_models()
+
+    def context_window(self, model: str) -> int | None:
+        """See `ModelCatalogue.context_window`."""
+        return self._api.context_window(model)
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL, without anything secret."""
+        return self._api.base.shown
+
+    def close(self) -> None:
+        """Closes the session, if it is the provider's own."""
+        self._connection.close()

@@ -108,6 +108,11 @@ class OllamaProvider:
         """Closes the session, if it is the provider's own."""
         self._connection.close()
 
+    @property
+    def endpoint(self) -> str:
+        """The base URL, without anything secret."""
+        return self._base.shown
+
     def __repr__(self) -> str:
         return f"<OllamaProvider {self._base.shown}>"
 

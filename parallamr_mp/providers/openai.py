@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from parallamr_mp.errors import MissingKey
-from parallamr_mp.providers.chat_completions import ChatCompletions
+from parallamr_mp.providers.chat_completions import ChatCompletions, ChatCompletionsProvider
 from parallamr_mp.providers.connection import Connection, key_from, setting
 from parallamr_mp.providers.endpoints import BaseUrl, parse_base_url
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
     import requests
 
-    from parallamr_mp.models import ChatRequest, ModelInfo, Reply
     from parallamr_mp.providers.base import ProviderSettings
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 
-class OpenAIProvider:
+class OpenAIProvider(ChatCompletionsProvider):
     """Asks an OpenAI-compatible server; safe from many threads, over one session.
 
     What is None is read from `env` (None: `os.environ`): OPENAI_API_KEY,
@@ -78,22 +77,6 @@ class OpenAIProvider:
         return cls(
             timeout=settings.timeout, session=settings.session, threads=settings.threads, env=settings.env
         )
-
-    def complete(self, request: ChatRequest) -> Reply:
-        """See `Provider.complete`."""
-        return self._api.complete(request)
-
-    def list_models(self) -> list[ModelInfo]:
-        """See `ModelCatalogue.list_models`."""
-        return self._api.list_models()
-
-    def context_window(self, model: str) -> int | None:
-        """See `ModelCatalogue.context_window`."""
-        return self._api.context_window(model)
-
-    def close(self) -> None:
-        """Closes the session, if it is the provider's own."""
-        self._connection.close()
 
     def __repr__(self) -> str:
         key = "with a key" if self._has_key else "without a key"

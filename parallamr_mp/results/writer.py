@@ -74,11 +74,16 @@ class IncrementalCSVWriter:
             folder = os.path.dirname(path)
             if folder:
                 os.makedirs(folder, exist_ok=True)
+            close_on_exec = getattr(os, "O_CLOEXEC", 0)
+            if _is_fifo(path):
+                # Were it open for reading too, it would take rows for nobody,
+                # and never tell that its reader has gone.
+                return os.open(path, os.O_WRONLY | close_on_exec)
             try:
-                return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+                return os.open(path, os.O_RDWR | os.O_CREAT | close_on_exec, 0o666)
             except PermissionError:
-                # A device or a named pipe may allow writing only.
-                return os.open(path, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+                # A device may allow writing only.
+                return os.open(path, os.O_WRONLY | close_on_exec)
         except OSError as error:
             raise OutputError(f"{path}: cannot be opened for writing: {error.strerror}") from error
 
@@ -99,10 +104,12 @@ class IncrementalCSVWriter:
                 if end == 0:
                     self._check_header(record)
                 end = offset
-        if end == 0 and os.fstat(self._fd).st_size:
-            raise ColumnsMismatch(
-                "is not a CSV file with a header", file=self.path, hint="Choose another path."
-            )
+            stream.seek(0)
+            # A torn header is nothing to keep; anything else without a line end is somebody's file.
+            if end == 0 and not self._header_record().startswith(stream.read(1 << 20)):
+                raise ColumnsMismatch(
+                    "is not a CSV file with a header", file=self.path, hint="Choose another path."
+                )
         return end
 
     def _check_header(self, record: bytes) -> None:
@@ -210,3 +217,10 @@ class IncrementalCSVWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
