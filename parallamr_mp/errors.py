@@ -4,6 +4,7 @@ ParallamrError
 ├── BadInput                 the user can mend it; nothing was sent or written    exit code 2
 │   ├── PathTemplateError    a path cannot be made from a row's values (defined in prompts.py)
 │   ├── OutputExists         an output is there and neither --resume nor --overwrite was given
+│   ├── OutputLocked         another run is writing this output
 │   ├── ColumnsMismatch      a results file has other columns than this run would write
 │   └── MissingKey           a provider is used and its environment variable is not set
 ├── OutputError              an output could not be written (disk full, folder gone) exit code 1
@@ -62,6 +63,10 @@ class BadInput(ParallamrError):  # noqa: N818  - named for what the user did, no
 
 class OutputExists(BadInput):
     """An output file exists and the run was told neither to resume nor to overwrite it."""
+
+
+class OutputLocked(BadInput):
+    """Another run is writing to this output, or may be."""
 
 
 class ColumnsMismatch(BadInput):

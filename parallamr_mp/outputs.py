@@ -109,6 +109,16 @@ class Outputs:
                 f"{path} leads to {real}, outside {folder}", hint="Remove the link, or choose another -o."
             )
 
+    def lock_path(self) -> str | None:
+        """Where the lock of this run goes: beside its output; None when there is nothing to lock."""
+        if self._template is None:
+            return None
+        if not self.templated:
+            path = self._template.text
+            return None if os.path.exists(path) and not os.path.isfile(path) else f"{path}.lock"
+        mark = blake2b(self._template.text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        return os.path.join(self._template.folder, f".parallamr-mp-{mark}.lock")
+
     def refuse_existing(self) -> None:
         """Raises `OutputExists` when a file that holds something would be written to."""
         existing = [output.path for output in self.files if output.existed]

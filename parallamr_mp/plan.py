@@ -46,6 +46,7 @@ class Plan:
 
     def __init__(self, config: RunConfig, table: Table, sources: Sources, outputs: Outputs) -> None:
         self._config, self._table, self._sources, self.outputs = config, table, sources, outputs
+        self.input_columns = table.columns
         self.columns = columns_for(table.columns)
         self.survey = Survey()
         self._done: bytearray | None = None

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
@@ -42,8 +42,10 @@ from parallamr_mp.policy.schedule import Job, Schedule
 from parallamr_mp.providers.base import ModelCatalogue, Provider, ProviderSettings
 from parallamr_mp.providers.registry import build_provider, known_providers
 from parallamr_mp.report import RunSummary, Tally
+from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.results.rewrite import Flattened, flatten_results
+from parallamr_mp.results.scan import Scan
 from parallamr_mp.sources import FileLoader, Sources
 
 _LOOK_UP_SECONDS = 10.0
@@ -183,11 +185,40 @@ def _run(
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
     providers = build_used_providers(plan, config, injected)
-    if not config.resume and not config.overwrite:
-        plan.outputs.refuse_existing()
-    scans = plan.scan() if config.resume else []
-    plan.outputs.prepare(_input_files(config))
-    # Up to here nothing was written or sent.
+    with _locked(plan.outputs, bus):
+        if not config.resume and not config.overwrite:
+            plan.outputs.refuse_existing()
+        scans = plan.scan() if config.resume else []
+        plan.outputs.prepare(_input_files(config))
+        # Up to here nothing was sent, and nothing written but the lock.
+        return _run_locked(config, plan, scans, providers, bus, injected, tally)
+
+
+@contextlib.contextmanager
+def _locked(outputs: Outputs, bus: events.EventBus) -> Iterator[None]:
+    """Keeps other runs away from these outputs."""
+    path = outputs.lock_path()
+    if path is None:
+        yield
+        return
+    lock = OutputLock(path)
+    if (notice := lock.acquire()) is not None:
+        bus.publish(events.Notice(notice))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_locked(
+    config: RunConfig,
+    plan: Plan,
+    scans: list[Scan | None],
+    providers: Mapping[str, Provider],
+    bus: events.EventBus,
+    injected: Injected,
+    tally: Tally,
+) -> RunSummary:
     windows = look_up_windows(plan, providers)
     if injected.providers is None:
         _close(providers)
@@ -196,7 +227,7 @@ def _run(
             bus.publish(events.Notice(notice))
     total, done = plan.survey.experiments, plan.done
     spec = AttemptSpec(
-        columns=table.columns,
+        columns=plan.input_columns,
         inputs=plan.static_inputs,
         timeout=config.timeout,
         threads=config.threads,

@@ -1,0 +1,173 @@
+"""One run an output: a lock file beside it says who writes.
+
+The file is created with O_EXCL, which network file systems keep to where they
+do not keep to flock. It names host, boot, process and that process's start
+time, so that a lock whose owner is gone is recognised: a process number alone
+may have been given to somebody else since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import dataclass
+
+import orjson
+
+from parallamr_mp.errors import BadInput, OutputLocked
+
+_TAKE_OVER_SECONDS = 60.0
+"""Age at which another run's attempt to take a lock over counts as having died in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a lock."""
+
+    host: str
+    boot: str
+    """Changes when the machine restarts; empty where the system does not tell."""
+    pid: int
+    born: str
+    """The process's start time in the system's own words; empty where it does not tell."""
+
+
+class OutputLock:
+    """Held from `acquire` to `release` by the parent of a run."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._held = False
+
+    def acquire(self) -> str | None:
+        """Takes the lock. Returns a notice when it was a dead run's.
+
+        Raises `OutputLocked` when a run that may be alive holds it, and
+        `BadInput` when no file can be made there.
+        """
+        notice = None
+        while not self._create():
+            owner = self._read()
+            if owner is None:
+                continue  # released between the two looks
+            if _may_live(owner):
+                raise OutputLocked(
+                    f"{self.path}: process {owner.pid} on {owner.host} is writing this output",
+                    hint=f"Wait for it, or choose another -o. If it is gone for sure, remove {self.path}.",
+                )
+            if self._take_over():
+                notice = f"took over the lock of process {owner.pid} on {owner.host}, which is gone"
+        self._held = True
+        return notice
+
+    def _create(self) -> bool:
+        """Puts a complete lock file in place, unless there is one."""
+        draft = f"{self.path}.{os.getpid()}"
+        try:
+            os.makedirs(os.path.dirname(draft) or ".", exist_ok=True)
+            with open(draft, "wb") as stream:
+                stream.write(orjson.dumps(_ourselves()))
+            try:
+                os.link(draft, self.path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links
+                try:
+                    fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                except FileExistsError:
+                    return False
+                with os.fdopen(fd, "wb") as stream:
+                    stream.write(orjson.dumps(_ourselves()))
+            return True
+        except OSError as error:
+            raise BadInput(
+                f"cannot be written: {error.strerror}", file=self.path, hint="Choose another -o."
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)
+
+    def _read(self) -> Owner | None:
+        try:
+            with open(self.path, "rb") as stream:
+                return Owner(**orjson.loads(stream.read()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError):
+            raise OutputLocked(
+                f"{self.path}: this lock file cannot be read",
+                hint="If no run is writing this output, remove the file.",
+            ) from None
+
+    def _take_over(self) -> bool:
+        """Removes a dead owner's lock; False when it turns out to be none, or another run is at it.
+
+        Of several runs that see a dead owner only one may remove its lock: the
+        second to do so would remove the lock of the first.
+        """
+        marker = f"{self.path}.takeover"
+        try:
+            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - os.stat(marker).st_mtime > _TAKE_OVER_SECONDS:
+                    os.unlink(marker)
+            time.sleep(0.05)
+            return False
+        try:
+            owner = self._read()
+            if owner is None or _may_live(owner):
+                return False
+            os.unlink(self.path)
+            return True
+        finally:
+            os.unlink(marker)
+
+    def release(self) -> None:
+        """Gives the lock back; does nothing when it is not held."""
+        if self._held:
+            self._held = False
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+
+def _ourselves() -> Owner:
+    return Owner(socket.gethostname(), _boot(), os.getpid(), birth_of(os.getpid()) or "")
+
+
+def _may_live(owner: Owner) -> bool:
+    """Whether the owner may still be at work. On another host nobody can tell: yes."""
+    if owner.host != socket.gethostname():
+        return True
+    if owner.boot and owner.boot != _boot():
+        return False
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    born = birth_of(owner.pid)
+    return not owner.born or not born or born == owner.born
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def birth_of(pid: int) -> str | None:
+    """When the process started, in ticks since the machine did; None where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            # The second field is the program's name in parentheses, and may hold any character.
+            fields = stream.read().rpartition(")")[2].split()
+        # A zombie has ended: nobody but its parent's indolence keeps its number.
+        return "ended" if fields[0] in "ZX" else fields[19]
+    except (OSError, IndexError):
+        return None
