@@ -1,15 +1,19 @@
 """`python -m parallamr_mp`, and the console script.
 
-Imports nothing at the top: a spawned worker may import this module again.
+Imports next to nothing at the top: a spawned worker may import this module again.
 """
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    from parallamr_mp.cli.app import run  # noqa: PLC0415  - see above
-
+    try:
+        from parallamr_mp.cli.app import run  # noqa: PLC0415  - see above
+    except KeyboardInterrupt:
+        sys.exit(130)
     run()
 
 

@@ -48,6 +48,7 @@ class RunConfig:
     """Body parameters of every row; a row's own win."""
     resume: bool = False
     retry_errors: bool = False
+    redo_changed: bool = False
     overwrite: bool = False
     flatten: bool = False
 
@@ -82,6 +83,10 @@ def check(config: RunConfig) -> None:
         raise BadInput("--resume and --overwrite exclude each other", hint="Give one of them.")
     if config.retry_errors and not config.resume:
         raise BadInput("--retry-errors needs --resume", hint="Give both to redo the error rows of an output.")
+    if config.redo_changed and not config.resume:
+        raise BadInput(
+            "--redo-changed needs --resume", hint="Give both to ask changed rows of an output again."
+        )
     if config.resume and config.output is None:
         raise BadInput("--resume needs --output", hint="Standard output cannot be resumed.")
 
@@ -96,7 +101,7 @@ def usable_cpus(env: Mapping[str, str] | None = None) -> int:
     if (quota := _cgroup_cpus()) is not None:
         count = min(count, quota)
     slurm = env.get("SLURM_CPUS_PER_TASK", "")
-    if slurm.isdigit() and int(slurm) > 0:
+    if slurm.isdecimal() and int(slurm) > 0:
         count = min(count, int(slurm))
     return max(1, count)
 

@@ -1,8 +1,8 @@
 """The table of experiments: CSV, JSON Lines or standard input, read row by row.
 
 A table is read twice: once to check every row before anything is sent, and
-once to run it. Neither pass keeps rows. Standard input can be read only once,
-so it is spooled to an unnamed temporary file.
+once to run it. Neither pass keeps rows. Standard input and pipes can be read only once,
+so they are spooled to an unnamed temporary file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import itertools
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -57,13 +58,18 @@ class Table:
         self.label = "standard input" if name == STDIN else name
         self._spool: BinaryIO | None = None
         self.json_lines = name.lower().endswith((".jsonl", ".ndjson"))
-        if name == STDIN:
-            self._spool = _spool_stdin()
-            self.json_lines = self._spool.read(1) == b"{"
-        elif os.path.isdir(name):
+        if name != STDIN and os.path.isdir(name):
             raise BadInput("is a folder; expected a CSV or JSON Lines file", file=name)
-        self.columns: tuple[str, ...] = self._json_columns() if self.json_lines else self._csv_columns()
-        self._check_columns()
+        if name == STDIN or _is_stream(name):
+            self._spool = _spool(name)
+            start = self._spool.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+            self.json_lines = self.json_lines or start.startswith(b"{")
+        try:
+            self.columns: tuple[str, ...] = self._json_columns() if self.json_lines else self._csv_columns()
+            self._check_columns()
+        except BaseException:
+            self.close()
+            raise
         self._provider_at = self.columns.index("provider")
         self._model_at = self.columns.index("model")
         self.param_columns = tuple(
@@ -137,7 +143,7 @@ class Table:
     def _csv_columns(self) -> tuple[str, ...]:
         with self._text() as text:
             try:
-                header = next(csv.reader(text, strict=True), None)
+                header = next(filter(None, csv.reader(text, strict=True)), None)
             except csv.Error as error:
                 self._fail(f"is not CSV: {error}", line=1)
         if not header:
@@ -150,10 +156,9 @@ class Table:
             reader = csv.reader(text, strict=True)
             number = 0
             try:
-                next(reader)
-                for cells in reader:
-                    if not cells:
-                        continue
+                rows = filter(None, reader)  # blank lines are no rows, above the header neither
+                next(rows, None)
+                for cells in rows:
                     number += 1
                     if len(cells) != width:
                         self._fail(
@@ -170,15 +175,17 @@ class Table:
 
     def _json_objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with self._text() as text:
+            row = 0
             for line, content in enumerate(text, start=1):
                 if not content.strip():
                     continue
+                row += 1
                 try:
                     value = orjson.loads(content)
                 except orjson.JSONDecodeError as error:
-                    self._fail(f"is not JSON: {error}", line=line)
+                    self._fail(f"is not JSON: {error}", row=row, line=line)
                 if not isinstance(value, dict):
-                    self._fail("expected one JSON object a line", line=line)
+                    self._fail("expected one JSON object a line", row=row, line=line)
                 yield line, value
 
     def _json_columns(self) -> tuple[str, ...]:
@@ -201,6 +208,8 @@ class Table:
         for index, name in enumerate(self.columns, start=1):
             if not name:
                 self._fail(f"column {index} of the header has no name", line=1)
+            if name == PARAM_PREFIX:
+                self._fail("lacks the parameter's name", line=1, column=name, hint="Write param:NAME.")
             if name in RESULT_COLUMNS:
                 self._fail(
                     "is a column of the results and cannot be one of the experiments",
@@ -261,9 +270,25 @@ class _Borrowed(io.RawIOBase):
         return len(data)
 
 
-def _spool_stdin() -> BinaryIO:
+def _is_stream(path: str) -> bool:
+    """Whether a second opening would not begin at the start again: a pipe, such as a shell's `<(…)`."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False  # opening it will tell why
+
+
+def _spool(name: str) -> BinaryIO:
     spool = tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115  - closed by the table
-    shutil.copyfileobj(sys.stdin.buffer, spool)
+    if name == STDIN:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+    else:
+        try:
+            with open(name, "rb") as stream:
+                shutil.copyfileobj(stream, spool)
+        except OSError as error:
+            spool.close()
+            raise BadInput(f"cannot be read: {error.strerror}", file=name) from error
     spool.seek(0)
     return spool  # type: ignore[return-value]
 

@@ -7,14 +7,18 @@ to the writer process.
 from __future__ import annotations
 
 import os
+import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from parallamr_mp.errors import BadInput, OutputExists
 from parallamr_mp.experiments import Experiment
 from parallamr_mp.prompts import PathTemplate
+
+_LONGEST_NAME = 230
+"""Bytes of a file name that leave room for the lock's ending and its draft's."""
 
 
 @dataclass(slots=True)
@@ -43,6 +47,7 @@ class Outputs:
         self._frozen = False
         self._by_path: dict[str, tuple[Output, bytes, int]] = {}
         self._by_folded_path: dict[str, str] = {}
+        self._by_real_path: dict[str, str] = {}
         if self._template is None:
             self.files.append(Output(0, None))
             return
@@ -90,7 +95,7 @@ class Outputs:
 
     def _new(self, number: int, path: str) -> Output:
         if self._template is not None and self.templated:
-            self._check_containment(path)
+            self._check_links(path)
         if sys.platform in {"darwin", "win32"}:
             folded = path.casefold()
             if (other := self._by_folded_path.setdefault(folded, path)) != path:
@@ -100,13 +105,17 @@ class Outputs:
         existed = os.path.isfile(path) and os.path.getsize(path) > 0
         return Output(number, path, existed)
 
-    def _check_containment(self, path: str) -> None:
-        """A link inside the template's folder must not lead rows out of it."""
+    def _check_links(self, path: str) -> None:
+        """A link inside the folder must lead rows neither out of it nor into another row's file."""
         folder = os.path.realpath(self._template.folder if self._template is not None else ".")
         real = os.path.realpath(path)
         if os.path.commonpath([folder, real]) != folder:
             raise BadInput(
                 f"{path} leads to {real}, outside {folder}", hint="Remove the link, or choose another -o."
+            )
+        if (other := self._by_real_path.setdefault(real, path)) != path:
+            raise BadInput(
+                f"{other} and {path} lead to one file, {real}", hint="Remove the link, or choose another -o."
             )
 
     def lock_path(self) -> str | None:
@@ -115,9 +124,13 @@ class Outputs:
             return None
         if not self.templated:
             path = self._template.text
-            return None if os.path.exists(path) and not os.path.isfile(path) else f"{path}.lock"
+            if os.path.exists(path) and not os.path.isfile(path):
+                return None
+            if len(os.fsencode(os.path.basename(path))) <= _LONGEST_NAME:
+                return f"{path}.lock"
         mark = blake2b(self._template.text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-        return os.path.join(self._template.folder, f".parallamr-mp-{mark}.lock")
+        folder = self._template.folder if self.templated else os.path.dirname(self._template.text)
+        return os.path.join(folder, f".parallamr-mp-{mark}.lock")
 
     def refuse_existing(self) -> None:
         """Raises `OutputExists` when a file that holds something would be written to."""
@@ -129,30 +142,60 @@ class Outputs:
                 hint="Give --resume to go on with it, --overwrite to replace it, or choose another -o.",
             )
 
-    def prepare(self, inputs: Sequence[str]) -> None:
-        """Makes the folders and proves that each file can be written, leaving what is in it.
-
-        Raises `BadInput`, also when an output is one of the files in `inputs`.
-        """
-        self._frozen = True
-        for output in self.files:
-            if output.path is None:
-                continue
-            folder = os.path.dirname(output.path)
-            try:
-                if folder:
-                    os.makedirs(folder, exist_ok=True)
-                if os.path.exists(output.path) and not os.path.isfile(output.path):
-                    continue  # a device or a pipe: opening it may wait for its reader
-                os.close(os.open(output.path, os.O_WRONLY | os.O_CREAT, 0o666))
-            except OSError as error:
+    def check(self, inputs: Iterable[str]) -> None:
+        """Raises `BadInput` for an output that cannot be written or is one of `inputs`. Makes nothing."""
+        paths = [output.path for output in self.files if output.path is not None]
+        existing = {found: path for path in paths if (found := _file_at(path)) is not None}
+        for name in inputs:
+            found = _file_at(name)
+            if found is not None and (path := existing.get(found)) is not None:
                 raise BadInput(
-                    f"cannot be written: {error.strerror}", file=output.path, hint="Choose another -o."
+                    "is an input of this run and cannot be its output too",
+                    file=path,
+                    hint="Choose another -o.",
+                )
+        for path in paths:
+            if os.path.exists(path):
+                reason = None if os.access(path, os.W_OK) else "Permission denied"
+            else:
+                folder = os.path.dirname(path) or "."
+                while not os.path.lexists(folder):
+                    folder = os.path.dirname(folder) or "."
+                if not os.path.isdir(folder):
+                    reason = f"{folder} is not a folder"
+                else:
+                    reason = None if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+            if reason is not None:
+                raise BadInput(f"cannot be written: {reason}", file=path, hint="Choose another -o.")
+
+    def prepare(self) -> None:
+        """Makes the folders and files, leaving what is in them. Raises `BadInput`, with no new file left."""
+        self._frozen = True
+        made: list[str] = []
+        for output in self.files:
+            path = output.path
+            if path is None:
+                continue
+            try:
+                if folder := os.path.dirname(path):
+                    os.makedirs(folder, exist_ok=True)
+                if not os.path.exists(path):
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+                    made.append(path)
+                elif os.path.isfile(path):  # opening a pipe may wait for its reader
+                    os.close(os.open(path, os.O_WRONLY))
+            except OSError as error:
+                for name in made:
+                    os.unlink(name)
+                raise BadInput(
+                    f"cannot be written: {error.strerror}", file=path, hint="Choose another -o."
                 ) from None
-            for name in inputs:
-                if os.path.exists(name) and os.path.samefile(name, output.path):
-                    raise BadInput(
-                        "is an input of this run and cannot be its output too",
-                        file=output.path,
-                        hint="Choose another -o.",
-                    )
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """What tells one file from another, by whatever name; None for what is no regular file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None

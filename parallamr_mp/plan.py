@@ -8,8 +8,6 @@ pass 2   jobs           rows are read again, as slots get free
 
 from __future__ import annotations
 
-import os
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -19,11 +17,11 @@ from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import BadInput
 from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
-from parallamr_mp.outputs import Output, Outputs
+from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.schedule import Job
 from parallamr_mp.results.records import columns_for
-from parallamr_mp.results.rewrite import drop_records
-from parallamr_mp.results.scan import Finished, Scan, extra_columns, row_key, scan_results
+from parallamr_mp.results.scan import Scan, extra_columns, row_key, scan_results
+from parallamr_mp.resume import Identities, apply, match, notices
 from parallamr_mp.sources import SourceError, Sources
 
 
@@ -35,10 +33,10 @@ class Survey:
     """Rows in range, times repeats."""
     models: dict[tuple[str, str], int] = field(default_factory=dict)
     """Rows by (provider, model)."""
-    ids: array[int] = field(default_factory=lambda: array("Q"))
-    """Identity by ordinal, where the run resumes."""
-    keys: array[int] = field(default_factory=lambda: array("Q"))
-    files: array[int] = field(default_factory=lambda: array("L"))
+    inputs: set[str] = field(default_factory=set)
+    """Input files with paths of their own rows, where an output might be one of them."""
+    asked: Identities = field(default_factory=Identities)
+    """Filled where the run resumes."""
 
 
 class Plan:
@@ -80,15 +78,18 @@ class Plan:
             self._table.params(experiment)
             values = self._table.variables(experiment)
             file = self.outputs.number(experiment, values)
+            if self._sources.templated and (self._config.resume or self._config.overwrite):
+                # Only an output that exists can be an input, and it is refused otherwise.
+                survey.inputs.update(self._sources.paths(values))
             model = experiment.provider, experiment.model
             survey.models[model] = survey.models.get(model, 0) + 1
             survey.experiments += repeat
             if self._config.resume:
                 _, digest = self._inputs(values)
                 for index in range(repeat):
-                    survey.ids.append(int(self._identity(experiment, values, digest, index), 16))
-                    survey.keys.append(row_key(experiment.row_number, index))
-                    survey.files.append(file)
+                    survey.asked.ids.append(int(self._identity(experiment, values, digest, index), 16))
+                    survey.asked.keys.append(row_key(experiment.row_number, index))
+                    survey.asked.files.append(file)
         if not survey.experiments:
             raise BadInput(
                 "has no experiments" + (" in this range" if self._config.first_row > 1 else ""),
@@ -131,90 +132,24 @@ class Plan:
             scans.append(scan)
         return scans
 
-    def match(self, scans: list[Scan | None]) -> list[str]:
-        """Ticks off what is finished, and takes error rows to be redone out of their files.
+    def resume(self, scans: list[Scan | None]) -> list[str]:
+        """Ticks off what is finished, and takes rows to be asked again out of their files.
 
-        Returns notices for the user.
+        Returns notices for the user. Raises `OutputError`.
         """
-        config, survey = self._config, self.survey
-        finished = [Finished(scan) if scan is not None else None for scan in scans]
-        done = self._done = bytearray(survey.experiments)
-        drops: list[set[int]] = [set() for _ in scans]
-        redo = 0
-
-        def claim(ordinal: int, index: int, file: Finished, dropped: set[int]) -> int:
-            if config.retry_errors and file.is_error(index):
-                dropped.add(index)
-                return 1
-            done[ordinal] = 1
-            self.done_errors += file.is_error(index)
-            return 0
-
-        retried = bytearray(survey.experiments)
-        for same_row in (True, False):
-            for ordinal in range(survey.experiments):
-                file = finished[survey.files[ordinal]]
-                if file is None or done[ordinal] or retried[ordinal]:
-                    continue
-                if same_row:
-                    index = file.claim_same_row(survey.ids[ordinal], survey.keys[ordinal])
-                else:
-                    index = file.claim_any(survey.ids[ordinal])
-                if index is not None:
-                    retried[ordinal] = claim(ordinal, index, file, drops[survey.files[ordinal]])
-                    redo += retried[ordinal]
-        stale = self._superseded_errors(scans, finished, drops)
-        notices = []
-        for output, scan, drop in zip(self.outputs.files, scans, drops, strict=True):
-            if scan is None:
-                continue
-            if scan.torn:
-                notices.append(f"{scan.path}: {scan.torn} bytes of an unfinished last record are cut off")
-                # The writer has not started yet: until it does, the file is the parent's.
-                os.truncate(scan.path, scan.end)
-            if drop:
-                _drop(output, drop)
-        if redo:
-            notices.append(f"{redo} error row{'s' * (redo > 1)} will be redone")
-        if stale:
-            notices.append(
-                f"{stale} row{'s' * (stale > 1)} of the results belong to no experiment of this run"
-                " (edited, removed, or out of its range); they stay"
-            )
-        return notices
-
-    def _superseded_errors(
-        self, scans: list[Scan | None], finished: list[Finished | None], drops: list[set[int]]
-    ) -> int:
-        """Marks errors of experiments that are asked differently now, and counts other rows nobody claims.
-
-        An error row holds no answer. Where the same row number is about to get
-        a result (its missing file has turned up, say), the old error must go,
-        or the row would be there twice.
-        """
-        done = self._done or bytearray()
-        pending: list[set[int]] = [set() for _ in scans]
-        unclaimed = [list(file.unclaimed()) if file is not None else [] for file in finished]
-        if any(unclaimed):
-            for ordinal, key in enumerate(self.survey.keys):
-                if not done[ordinal] and unclaimed[self.survey.files[ordinal]]:
-                    pending[self.survey.files[ordinal]].add(key)
-        stale = 0
-        for number, (scan, file) in enumerate(zip(scans, finished, strict=True)):
-            if scan is None or file is None:
-                continue
-            for index in unclaimed[number]:
-                if file.is_error(index) and scan.rows[index] in pending[number]:
-                    drops[number].add(index)
-                else:
-                    stale += 1
-        return stale
+        redo_changed = self._config.redo_changed
+        found = match(
+            self.survey.asked, scans, retry_errors=self._config.retry_errors, redo_changed=redo_changed
+        )
+        apply(found, scans, self.outputs.files)
+        self._done, self.done_errors = found.done, found.errors
+        return notices(found, scans, redo_changed=redo_changed)
 
     # ── pass 2 ───────────────────────────────────────────────────────────────
 
     def jobs(self) -> Iterator[Job]:
         """Every experiment that has no result yet, in order. Its `id` is its ordinal in the run."""
-        config, done, ids = self._config, self._done, self.survey.ids
+        config, done, ids = self._config, self._done, self.survey.asked.ids
         ordinal = 0
         for experiment in self._rows():
             if ordinal >= self.survey.experiments:
@@ -247,8 +182,3 @@ class Plan:
                     )
                     yield Job(ordinal, experiment.provider, task, verdict=failure)
                 ordinal += 1
-
-
-def _drop(output: Output, drop: set[int]) -> None:
-    if output.path is not None:
-        _, output.offset = drop_records(output.path, drop.__contains__)

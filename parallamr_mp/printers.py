@@ -7,6 +7,7 @@ All run in the dispatcher's thread of the parent, which owns the terminal.
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from parallamr_mp.models import Status
 
 PLAIN_INTERVAL = 5.0
 _RATE_WINDOW = 30.0
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 # tqdm's default lock is a multiprocessing one, which would start a resource
 # tracker; only this process draws.
@@ -31,7 +33,7 @@ class _Counters:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self.total = self.done = self.tokens = 0
+        self.total = self.done = self.initial = self.tokens = 0
         self.by_status = dict.fromkeys(Status, 0)
         self.started = clock()
         self.pulse = events.Pulse(0, 0, 0.0, None)
@@ -39,7 +41,7 @@ class _Counters:
     def count(self, event: events.Event) -> None:
         match event:
             case events.RunStarted():
-                self.total, self.done = event.total, event.done
+                self.total, self.done, self.initial = event.total, event.done, event.done
                 self.started = self._clock()
             case events.RowDone():
                 self.done += 1
@@ -92,6 +94,11 @@ def _exit_text(code: int) -> str:
         return f"signal {-code}"
 
 
+def _one_line(text: str) -> str:
+    """Text of strangers (a server's message, a model's name) cannot break the line or drive the terminal."""
+    return _CONTROL.sub(" ", text)
+
+
 class BarPrinter:
     """One tqdm bar, drawn at most ten times a second."""
 
@@ -104,7 +111,7 @@ class BarPrinter:
         counters = self._counters
         counters.count(event)
         if (text := _told(event)) is not None:
-            tqdm.write(text, file=self._stream)
+            tqdm.write(_one_line(text), file=self._stream)
         match event:
             case events.RunStarted():
                 self._bar = tqdm(
@@ -149,7 +156,7 @@ class PlainPrinter:
     def __call__(self, event: events.Event) -> None:
         self._counters.count(event)
         if (text := _told(event)) is not None:
-            print(text, file=self._stream, flush=True)
+            print(_one_line(text), file=self._stream, flush=True)
         if isinstance(event, events.Pulse) and self._clock() >= self._next:
             self._next = self._clock() + self._interval
             self._report()
@@ -159,7 +166,7 @@ class PlainPrinter:
         self._recent.append((now, counters.done))
         while self._recent[0][0] < now - _RATE_WINDOW:
             self._recent.pop(0)
-        since, before = self._recent[0] if len(self._recent) > 1 else (counters.started, 0)
+        since, before = self._recent[0] if len(self._recent) > 1 else (counters.started, counters.initial)
         rate = (counters.done - before) / max(1e-3, now - since)
         left = tqdm.format_interval((counters.total - counters.done) / rate) if rate > 0 else "?"
         share = 100 * counters.done / max(1, counters.total)
@@ -195,4 +202,4 @@ class LinePrinter:
                 text = f"worker {event.slot} is up (pid {event.pid})"
             case _:
                 return
-        tqdm.write(text, file=self._stream)
+        tqdm.write(_one_line(text), file=self._stream)

@@ -98,7 +98,7 @@ class ExperimentRunner:
             self._config,
             prompt=prompt,
             experiments=experiments,
-            output=None if output is None else os.fspath(output),
+            output=None if output in (None, "-") else os.fspath(output),
             contexts=tuple(os.fspath(path) for path in contexts or ()),
             **options,
         )

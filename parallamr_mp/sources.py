@@ -6,6 +6,7 @@ computed from is what its worker is sent, whatever happens to the file between.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from parallamr_mp.prompts import PathTemplate
 
 STDIN = "-"
 _CACHE_BYTES = 64 << 20
+_ENTRY_BYTES = 500
+"""About what a path, a digest and their bookkeeping take: a million tiny files are not tiny."""
 
 
 class FileLoader(Protocol):
@@ -88,13 +91,22 @@ class Sources:
             try:
                 self.static, self._static_digest = self._load({})
             except SourceError as error:
-                raise BadInput(f"--prompt {error}") from None
+                raise BadInput(str(error)) from None
 
     def for_row(self, values: Mapping[str, str]) -> tuple[Inputs | None, bytes]:
         """The row's inputs (None: the static ones) and the digest of their texts. Raises `SourceError`."""
         if not self.templated:
             return None, self._static_digest
         return self._load(values)
+
+    def paths(self, values: Mapping[str, str]) -> list[str]:
+        """The row's own input files: those whose paths have variables. Reads nothing."""
+        found = []
+        for template in (self._prompt, *self._contexts, *([self._system] if self._system else [])):
+            if template.is_templated:
+                with contextlib.suppress(BadInput):  # the row will tell
+                    found.append(template.resolve_input(values))
+        return found
 
     def _load(self, values: Mapping[str, str]) -> tuple[Inputs, bytes]:
         digest = blake2b(digest_size=16)
@@ -109,17 +121,17 @@ class Sources:
             return os.path.basename(path), text
 
         if self._stdin is not None:
-            prompt = self._stdin
+            name, prompt = "standard input", self._stdin
             digest.update(_digest(prompt))
         else:
-            prompt = read(self._prompt)[1]
+            name, prompt = read(self._prompt)
         if not prompt.strip():
-            raise SourceError(f"{self._prompt.text}: is empty; expected the text of a prompt")
+            raise SourceError(f"{name}: is empty; expected the text of a prompt")
         documents = []
         for template in self._contexts:
-            name, text = read(template)
-            digest.update(_digest(name))
-            documents.append((name, text))
+            label, text = read(template)
+            digest.update(_digest(label))
+            documents.append((label, text))
         digest.update(b"system" if self._system is not None else b"none")
         system = read(self._system)[1] if self._system is not None else None
         return Inputs(prompt, tuple(documents), system), digest.digest()
@@ -137,9 +149,9 @@ class Sources:
             raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
         known = text, _digest(text)
         self._cache[path] = known
-        self._cached_bytes += len(text)
+        self._cached_bytes += len(text) + _ENTRY_BYTES
         while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= len(self._cache.popitem(last=False)[1][0])
+            self._cached_bytes -= len(self._cache.popitem(last=False)[1][0]) + _ENTRY_BYTES
         return known
 
     def _check(self, option: str, path: str) -> None:

@@ -33,7 +33,7 @@ from parallamr_mp.engine.seat import ActorMain, ProcessSeat, Seat, ThreadSeat
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
-from parallamr_mp.errors import ParallamrError
+from parallamr_mp.errors import OutputError, ParallamrError
 from parallamr_mp.experiments import Table
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.plan import Plan
@@ -189,7 +189,8 @@ def _run(
         if not config.resume and not config.overwrite:
             plan.outputs.refuse_existing()
         scans = plan.scan() if config.resume else []
-        plan.outputs.prepare(_input_files(config))
+        plan.outputs.check(_input_files(config, plan))
+        plan.outputs.prepare()
         # Up to here nothing was sent, and nothing written but the lock.
         return _run_locked(config, plan, scans, providers, bus, injected, tally)
 
@@ -223,7 +224,7 @@ def _run_locked(
     if injected.providers is None:
         _close(providers)
     if config.resume:
-        for notice in plan.match(scans):
+        for notice in plan.resume(scans):
             bus.publish(events.Notice(notice))
     total, done = plan.survey.experiments, plan.done
     spec = AttemptSpec(
@@ -291,8 +292,9 @@ def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
     return plan
 
 
-def _input_files(config: RunConfig) -> tuple[str, ...]:
-    return (config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else []))
+def _input_files(config: RunConfig, plan: Plan) -> set[str]:
+    fixed = {config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else [])}
+    return fixed | plan.survey.inputs
 
 
 def build_used_providers(plan: Plan, config: RunConfig, injected: Injected) -> dict[str, Provider]:
@@ -345,9 +347,12 @@ def _make_seat(config: RunConfig, main: ActorMain, args: tuple[object, ...], *, 
 
 def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> None:
     for output in plan.outputs.files:
-        if output.path is None or not (config.flatten or output.extra) or not os.path.getsize(output.path):
+        if output.path is None or not (config.flatten or output.extra):
             continue
-        _tell(flatten_results(output.path, plan.columns), output.path, bus)
+        try:
+            _tell(flatten_results(output.path, plan.columns), output.path, bus)
+        except OSError as error:
+            raise OutputError(f"{output.path}: cannot be flattened: {error.strerror}") from error
 
 
 def _tell(flattened: Flattened, path: str, bus: events.EventBus) -> None:
@@ -369,6 +374,9 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
         providers = build_used_providers(plan, config, injected)
         if injected.providers is None:
             _close(providers)
-        if config.output is not None and not config.resume and not config.overwrite:
+        if not config.resume and not config.overwrite:
             plan.outputs.refuse_existing()
+        if config.resume:
+            plan.scan()
+        plan.outputs.check(_input_files(config, plan))
         return plan

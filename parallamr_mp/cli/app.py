@@ -6,10 +6,12 @@ with error rows · 128+n ended by signal n.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, ParamSpec
 
 import typer
 from dotenv import find_dotenv, load_dotenv
@@ -30,10 +32,29 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.command(name="run")(run_command)
-app.command(name="init")(init)
-app.command(name="providers")(providers)
-app.command(name="models")(models)
+
+_P = ParamSpec("_P")
+
+
+class _Interrupted(Exception):  # noqa: N818  - as KeyboardInterrupt
+    """Ctrl-C in a shape that Typer lets pass: of the real one it makes a silent exit, or code 1."""
+
+
+def _interruptible(command: Callable[_P, None]) -> Callable[_P, None]:
+    @functools.wraps(command)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return wrapped
+
+
+app.command(name="run")(_interruptible(run_command))
+app.command(name="init")(_interruptible(init))
+app.command(name="providers")(_interruptible(providers))
+app.command(name="models")(_interruptible(models))
 
 
 def _show_version(wanted: bool) -> None:
@@ -50,8 +71,14 @@ def _main(
     ] = False,
 ) -> None:
     # Found from the working folder upwards; what the environment says already, wins.
-    if path := find_dotenv(usecwd=True):
-        load_dotenv(path, override=False)
+    path = ".env"
+    try:
+        if path := find_dotenv(usecwd=True):
+            load_dotenv(path, override=False)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"is not UTF-8: {error.reason}", file=path, hint="Save it as UTF-8.") from None
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", file=path) from None
 
 
 def run() -> None:
@@ -62,8 +89,8 @@ def run() -> None:
         _end(2, f"Error: {error}")
     except ParallamrError as error:
         _end(1, f"Error: {error}")
-    except KeyboardInterrupt:
-        _end(130, "Interrupted before anything was sent.")
+    except (KeyboardInterrupt, _Interrupted):
+        _end(130, "Interrupted.")
     except SystemExit as error:
         _end(error.code if isinstance(error.code, int) else 1)
 

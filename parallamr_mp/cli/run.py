@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import math
+import os
 import re
 import shlex
 import signal
@@ -16,7 +18,7 @@ from parallamr_mp.config import DEFAULT_THREADS
 from parallamr_mp.errors import BadInput
 from parallamr_mp.experiments import parse_param
 from parallamr_mp.plan import Plan
-from parallamr_mp.printers import BarPrinter, LinePrinter, PlainPrinter
+from parallamr_mp.printers import PLAIN_INTERVAL, BarPrinter, LinePrinter, PlainPrinter
 from parallamr_mp.report import RunSummary
 from parallamr_mp.runner import ExperimentRunner, create_experiment_runner
 
@@ -34,7 +36,13 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002  - as typ
     """A Typer option that can also be set as `PARALLAMR_NAME` in the environment."""
     long = next(name for name in names if name.startswith("--"))
     mirror = "PARALLAMR_" + long.removeprefix("--").upper().replace("-", "_")
-    return typer.Option(*names, help=help, envvar=mirror, show_envvar=False, **more)
+    settings: dict[str, Any] = {"envvar": mirror, "show_envvar": False, **more}
+    return typer.Option(*names, help=help, **settings)
+
+
+def _lines(given: list[str] | None, mirror: str) -> list[str]:
+    """A repeatable option's values, or its mirror's, one a line: Typer would split those at every blank."""
+    return given or [line for line in os.environ.get(mirror, "").splitlines() if line.strip()]
 
 
 def run(
@@ -70,6 +78,7 @@ def run(
         _option(
             "--context",
             "-c",
+            envvar=None,  # see _lines
             metavar="FILE",
             help="Context file, appended to the prompt. Repeatable. May hold {{column}}.",
         ),
@@ -188,6 +197,7 @@ def run(
         list[str] | None,
         _option(
             "--param",
+            envvar=None,  # see _lines
             metavar="NAME=JSON",
             help="Body parameter of every request, as temperature=0.2. Repeatable. Columns param:NAME win.",
         ),
@@ -201,6 +211,10 @@ def run(
     ] = False,
     retry_errors: Annotated[
         bool, _option("--retry-errors", help="With --resume: ask error rows again.")
+    ] = False,
+    redo_changed: Annotated[
+        bool,
+        _option("--redo-changed", help="With --resume: ask rows again that were changed since their answer."),
     ] = False,
     overwrite: Annotated[bool, _option("--overwrite", help="Replace an existing output.")] = False,
     flatten: Annotated[
@@ -226,14 +240,14 @@ def run(
         bool, _option("--validate-only", help="Check everything, send nothing.")
     ] = False,
 ) -> None:
-    r"""Ask every row of a table, and write each answer as it comes.
+    """Ask every row of a table, and write each answer as it comes.
 
-    \b
     parallamr-mp run -p prompt.txt -e experiments.csv -o results.csv --procs 4 --threads 8
 
     Stop with Ctrl-C at any time; the same command with --resume goes on.
     Every option can be set in the environment as PARALLAMR_NAME.
     """
+    context, param = _lines(context, "PARALLAMR_CONTEXT"), _lines(param, "PARALLAMR_PARAM")
     if sequential:
         if parallel is not None or procs is not None or threads is not None:
             raise BadInput("--sequential excludes --parallel, --procs and --threads")
@@ -258,9 +272,10 @@ def run(
         first_row=first,
         last_row=last,
         repeat=repeat,
-        params=dict(_param(text) for text in param or ()),
+        params=dict(_param(text) for text in param),
         resume=resume,
         retry_errors=retry_errors,
+        redo_changed=redo_changed,
         overwrite=overwrite,
         flatten=flatten,
     )
@@ -288,8 +303,10 @@ def _run_shown(
     if display is Display.AUTO:
         display = Display.BAR if stream.isatty() else Display.PLAIN
     printer: BarPrinter | PlainPrinter | None = None
-    if not quiet and display is not Display.NONE:
-        printer = BarPrinter(stream) if display is Display.BAR else PlainPrinter(stream)
+    if not quiet:
+        # Without progress, notices are still told: only --quiet silences them.
+        interval = math.inf if display is Display.NONE else PLAIN_INTERVAL
+        printer = BarPrinter(stream) if display is Display.BAR else PlainPrinter(stream, interval)
         runner.bus.subscribe(printer)
     if verbose and not quiet:
         runner.bus.subscribe(LinePrinter(stream))

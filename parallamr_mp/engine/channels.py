@@ -18,6 +18,7 @@ process that sent it: the parent can still read it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import struct
@@ -187,6 +188,12 @@ class Outbox:
             pass
         except OSError:
             buffer.clear()
+
+    def cut(self) -> None:
+        """Ends the stream for its reader, but keeps the descriptor: a selector may know it."""
+        self._buffer.clear()
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), self.fileno(), inheritable=False)
 
     def close(self) -> None:
         self._connection.close()

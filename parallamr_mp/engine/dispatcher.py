@@ -247,7 +247,8 @@ class Dispatcher:
 
     def _time_to_wait(self, now: float) -> float:
         until = self._next_pulse
-        if (due := self._schedule.next_due()) is not None:
+        # What is due already was not leased for want of room: room, not time, wakes the loop.
+        if (due := self._schedule.next_due()) is not None and due > now:
             until = min(until, due)
         if self._stop is not None:
             until = min(until, self._stop.deadline)
@@ -277,7 +278,9 @@ class Dispatcher:
                 continue
             if oldest is None or held.since < oldest.since:
                 oldest = held
-            if self._lease_timeout is not None and now - held.since > self._lease_timeout:
+            overdue = self._lease_timeout is not None and now - held.since > self._lease_timeout
+            # A thread cannot be killed; to cut its channel would idle its neighbours.
+            if overdue and slot.pid is not None:
                 slot.kill()
         self._bus.publish(
             events.Pulse(
@@ -313,7 +316,8 @@ class Dispatcher:
     def _shut_down(self, *, orderly: bool) -> None:
         """The one way out, whatever happened before.
 
-        1. Workers are told to stop; when requests are to be given up, killed.
+        1. Workers are told to stop; when requests are to be given up, killed, and
+           what they had sent is read: those answers are paid for.
         2. The results are made safe: the writer gets what is left and closes.
         3. Everybody is waited for; who does not come is killed.
         """
@@ -321,6 +325,8 @@ class Dispatcher:
             slot.stop()
             if not orderly:
                 slot.kill()
+        if not orderly:
+            self._read_dry()
         self._results.finish()
         # A second signal while rows are being made safe must not lose them; the
         # time limit is for an output that blocks, like a full pipe nobody reads.
@@ -337,10 +343,18 @@ class Dispatcher:
         late = wait_for_all(seats, 5.0 if orderly else 1.0)
         for seat in late:
             seat.kill()
-        wait_for_all(late, 5.0)
+        # A thread that is stuck in a request ends with it, or with this process.
+        wait_for_all([seat for seat in late if seat.pid is not None], 5.0)
         if self._signals is not None:
             self._reactor.forget_descriptor(self._signals.fileno())
         self._reactor.close()
+
+    def _read_dry(self) -> None:
+        """Takes what killed workers had sent in full. Threads, which live on: what is there now."""
+        deadline = self._clock() + 2.0
+        while self._clock() < deadline and any(slot.seat and slot.pid is not None for slot in self._slots):
+            self._reactor.poll(0.1)
+        self._reactor.poll(0)
 
 
 def _free(slot: Slot) -> int:

@@ -83,7 +83,8 @@ class WriterPeer:
     def deliver(self, message: Any) -> None:
         match message:
             case Ack():
-                self._deaths = 0
+                if message.ids:  # merely opening a file again is no progress
+                    self._deaths = 0
                 self._outputs[message.file] = replace(self._outputs[message.file], offset=message.offset)
                 for id_ in message.ids:
                     self._unacknowledged.pop(id_, None)

@@ -34,6 +34,7 @@ from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection as mp_connection
 from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
@@ -54,8 +55,7 @@ GROUP_SIGNALS = frozenset(
     if hasattr(signal, name)
 )
 
-# Starting a child swaps process-wide state (see `_bare_main`), and tells the new
-# child from its siblings by comparing lists: one start at a time.
+# Starting a child swaps process-wide state (see `_bare_main`): one start at a time.
 _start_lock = threading.Lock()
 
 
@@ -141,6 +141,18 @@ def _start_quiet_resource_tracker() -> None:
             os.environ["PYTHONWARNINGS"] = before
 
 
+class _OneSpawn(SpawnContext):
+    """Tells which process an executor has made, which may be dead before anybody could look for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        self.made.append(SpawnProcess(*args, **kwargs))
+        return self.made[-1]
+
+
 class ProcessSeat:
     """One actor in one spawned process."""
 
@@ -159,15 +171,13 @@ class ProcessSeat:
             with _start_lock, _signals_held_back(), _bare_main():
                 with _signals_held_back():  # the tracker's start unblocks SIGINT and SIGTERM
                     _start_quiet_resource_tracker()
-                before = {child.pid for child in multiprocessing.active_children()}
+                context = _OneSpawn()
                 self._executor = ProcessPoolExecutor(
-                    1, mp_context=_SPAWN, initializer=_enter, initargs=(child_reads, child_writes)
+                    1, mp_context=context, initializer=_enter, initargs=(child_reads, child_writes)
                 )
                 self._future = self._executor.submit(_run, task)
-                self._process: BaseProcess = next(
-                    child for child in multiprocessing.active_children() if child.pid not in before
-                )
-        except (OSError, RuntimeError, StopIteration) as error:
+                self._process: BaseProcess = context.made[0]
+        except (OSError, RuntimeError) as error:
             for end in (child_reads, child_writes, parent_reads, parent_writes):
                 end.close()
             raise EngineError(f"{name}: the process cannot be started: {error}") from error
@@ -213,7 +223,9 @@ class ThreadSeat:
             target=_run_actor,
             args=(main, Receiver(child_reads), Sender(child_writes), args),
             name=name,
-            daemon=True,
+            # The threads that it starts inherit this. The interpreter waits for
+            # an executor's threads in any case; as daemons they would only hide.
+            daemon=False,
         )
         self._thread.start()
 
@@ -227,7 +239,7 @@ class ThreadSeat:
 
     def kill(self) -> None:
         """A thread cannot be killed: its receiver ends, and it stops after what it is doing."""
-        self.outbox.close()
+        self.outbox.cut()
 
     def join(self, timeout: float) -> bool:
         self._thread.join(timeout)

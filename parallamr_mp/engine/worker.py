@@ -48,7 +48,14 @@ def worker_main(
 
     def serve() -> None:
         while (lease := leases.get()) is not None:
-            sender.send(attend(handler, lease))
+            outcome = attend(handler, lease)
+            try:
+                sender.send(outcome)
+            except OSError:
+                return  # the parent is gone
+            except Exception as error:  # nothing was sent: the value cannot be pickled
+                failure = Failure("internal", f"the value cannot be sent: {error}")
+                sender.send(Outcome(lease.id, failure=failure, seconds=outcome.seconds))
 
     with ThreadPoolExecutor(threads, thread_name_prefix="lease") as pool:
         for _ in range(threads):
@@ -71,13 +78,13 @@ def worker_main(
 
 
 def attend(handler: Handler, lease: Lease) -> Outcome:
-    """Calls the handler and turns whatever happens into data. Never raises an `Exception`."""
+    """Calls the handler and turns whatever happens into data. Never raises."""
     started = time.monotonic()
     try:
         value = handler(lease.payload, lease.attempt)
     except ProviderError as error:
         failure = Failure(error.kind, error.message, error.retryable, error.retry_after, error.endpoint)
-    except Exception as error:  # one broken row must not take its neighbours' requests down
+    except BaseException as error:  # also SystemExit: one broken row must not cost a thread
         failure = Failure("internal", f"{type(error).__name__}: {error}")
     else:
         return Outcome(lease.id, value=value, seconds=time.monotonic() - started)

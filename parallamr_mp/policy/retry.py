@@ -33,5 +33,6 @@ class RetryPolicy:
         """
         if not failure.retryable or attempts > self.max_retries:
             return None
-        jitter = self.uniform(0.0, min(self.cap, self.base * 2.0 ** (attempts - 1)))
+        doublings = min(attempts - 1, 1000)  # 2.0 ** 1024 is an OverflowError
+        jitter = self.uniform(0.0, min(self.cap, self.base * 2.0**doublings))
         return (failure.retry_after or 0.0) + jitter

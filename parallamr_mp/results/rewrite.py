@@ -31,7 +31,8 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     real = os.path.realpath(path)
     folder, name = os.path.split(real)
     try:
-        fd, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
+        # 40 characters are at most 160 bytes: with what is added, the name fits where the old one just did.
+        fd, temporary = tempfile.mkstemp(prefix=f".{name[:40]}.", suffix=".tmp", dir=folder)
     except OSError as error:
         raise OutputError(f"{path}: no new file can be made beside it: {error.strerror}") from error
     try:

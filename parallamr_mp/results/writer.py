@@ -12,9 +12,11 @@ leaves no torn row behind.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -24,6 +26,8 @@ from parallamr_mp.results.records import decode_record, encode_record
 from parallamr_mp.results.scan import complete_records
 
 _STDOUT = 1
+READER_SECONDS = 5.0
+"""How long a named pipe may be without a reader."""
 
 
 class IncrementalCSVWriter:
@@ -76,9 +80,7 @@ class IncrementalCSVWriter:
                 os.makedirs(folder, exist_ok=True)
             close_on_exec = getattr(os, "O_CLOEXEC", 0)
             if _is_fifo(path):
-                # Were it open for reading too, it would take rows for nobody,
-                # and never tell that its reader has gone.
-                return os.open(path, os.O_WRONLY | close_on_exec)
+                return _open_fifo(path, close_on_exec)
             try:
                 return os.open(path, os.O_RDWR | os.O_CREAT | close_on_exec, 0o666)
             except PermissionError:
@@ -217,6 +219,27 @@ class IncrementalCSVWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open_fifo(path: str, flags: int) -> int:
+    """Opens a named pipe once it has a reader, waiting a while only: a blocking open knows no signal.
+
+    Were it open for reading too, it would take rows for nobody, and never tell
+    that its reader has gone.
+    """
+    deadline = time.monotonic() + READER_SECONDS
+    while True:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | flags)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() >= deadline:
+                raise OutputError(f"{path}: nobody reads this pipe") from None
+            time.sleep(0.02)
+        else:
+            os.set_blocking(fd, True)
+            return fd
 
 
 def _is_fifo(path: str) -> bool:

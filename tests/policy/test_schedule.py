@@ -1,0 +1,158 @@
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from parallamr_mp.policy.schedule import Job, Schedule
+
+
+def jobs(*keys):
+    return [Job(number, key, None) for number, key in enumerate(keys)]
+
+
+def filled(jobs_, **limits):
+    schedule = Schedule(**limits)
+    for job in jobs_:
+        schedule.add(job)
+    return schedule
+
+
+def take_all(schedule, now=0.0):
+    taken = []
+    while (job := schedule.take(now)) is not None:
+        taken.append(job.id)
+    return taken
+
+
+def test_jobs_go_in_the_order_of_the_table_whatever_their_key():
+    assert take_all(filled(reversed(jobs("a", "b", "a", "c", "b")))) == [0, 1, 2, 3, 4]
+
+
+def test_a_full_key_lets_others_pass():
+    assert take_all(filled(jobs("a", "a", "a", "b", "b"), limits={"a": 1})) == [0, 3, 4]
+
+
+def test_a_released_lease_makes_room_for_the_next_of_its_key():
+    all_ = jobs("a", "a", "b")
+    schedule = filled(all_, limits={"a": 1})
+    assert take_all(schedule) == [0, 2]
+    schedule.release(all_[2])
+    assert take_all(schedule) == []
+    schedule.release(all_[0])
+    assert take_all(schedule) == [1]
+
+
+def test_the_total_limits_all_keys_together():
+    all_ = jobs("a", "b", "c")
+    schedule = filled(all_, total=2)
+    assert not schedule.full
+    assert take_all(schedule) == [0, 1]
+    assert schedule.full
+    schedule.release(all_[0])
+    assert take_all(schedule) == [2]
+
+
+def test_a_waiting_job_comes_when_it_is_due_and_before_later_rows():
+    first, second, third = jobs("a", "a", "a")
+    schedule = filled([second])
+    schedule.wait(first, 10.0)
+    schedule.wait(third, 5.0)
+    assert schedule.next_due() == 5.0
+    assert take_all(schedule, 4.9) == [1]
+    assert (schedule.waiting, schedule.parked) == (2, 2)
+    schedule.add(second)
+    assert take_all(schedule, 10.0) == [0, 1, 2]
+    assert schedule.next_due() is None
+    assert schedule.parked == 0
+
+
+def test_a_job_that_was_retried_before_others_of_the_same_time_keeps_its_place():
+    all_ = jobs("a", "a", "a")
+    schedule = Schedule()
+    for job in reversed(all_):
+        schedule.wait(job, 1.0)
+    assert take_all(schedule, 1.0) == [0, 1, 2]
+
+
+KEYS = ("a", "b", "c")
+
+
+class Scheduling(RuleBasedStateMachine):
+    """Any order of reading, leasing, settling, retrying and losing jobs, beside a plain model."""
+
+    @initialize(
+        limits=st.dictionaries(st.sampled_from(KEYS), st.integers(1, 3)),
+        total=st.none() | st.integers(1, 4),
+    )
+    def start(self, limits, total):
+        self.limits, self.total = limits, total
+        self.schedule = Schedule(limits, total)
+        self.now = 0.0
+        self.fresh = 0
+        self.ready, self.waiting, self.flying, self.done = {}, {}, {}, set()
+
+    @rule(key=st.sampled_from(KEYS))
+    def read(self, key):
+        job = Job(self.fresh, key, None)
+        self.fresh += 1
+        self.schedule.add(job)
+        self.ready[job.id] = job
+
+    @rule()
+    def lease(self):
+        for id_, (job, due) in list(self.waiting.items()):
+            if due <= self.now:
+                self.ready[id_] = job
+                del self.waiting[id_]
+        allowed = [job.id for job in self.ready.values() if self.may_fly(job.key)]
+        taken = self.schedule.take(self.now)
+        assert (taken.id if taken is not None else None) == min(allowed, default=None)
+        if taken is not None:
+            self.flying[taken.id] = self.ready.pop(taken.id)
+
+    def may_fly(self, key):
+        of_key = sum(job.key == key for job in self.flying.values())
+        room = self.total is None or len(self.flying) < self.total
+        return room and of_key < self.limits.get(key, of_key + 1)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data(), end=st.sampled_from(["done", "lost"]) | st.floats(0, 5))
+    def settle(self, data, end):
+        job = self.flying.pop(data.draw(st.sampled_from(sorted(self.flying))))
+        self.schedule.release(job)
+        if end == "done":
+            self.done.add(job.id)
+        elif end == "lost":
+            self.schedule.add(job)
+            self.ready[job.id] = job
+        else:
+            self.schedule.wait(job, self.now + end)
+            self.waiting[job.id] = job, self.now + end
+
+    @rule(seconds=st.floats(0, 10))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @invariant()
+    def limits_hold_and_nothing_is_lost(self):
+        assert self.total is None or len(self.flying) <= self.total
+        for key, limit in self.limits.items():
+            assert sum(job.key == key for job in self.flying.values()) <= limit
+        assert self.schedule.full == (self.total is not None and len(self.flying) >= self.total)
+        assert self.schedule.parked == len(self.ready) + len(self.waiting)
+        assert self.schedule.parked + len(self.flying) + len(self.done) == self.fresh
+
+    def teardown(self):
+        """Whatever happened: once all have come back, all that is left can be had, each once."""
+        for job in getattr(self, "flying", {}).values():
+            self.schedule.release(job)
+            self.schedule.add(job)
+            self.ready[job.id] = job
+        left = {*getattr(self, "ready", ()), *getattr(self, "waiting", ())}
+        while left:
+            job = self.schedule.take(float("inf"))
+            left.remove(job.id)
+            self.schedule.release(job)
+
+
+TestScheduling = Scheduling.TestCase
+TestScheduling.settings = settings(max_examples=60, stateful_step_count=40)
