@@ -14,6 +14,7 @@ from top to bottom.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -127,6 +128,8 @@ class Dispatcher:
             Slot(number, threads, lambda number=number: make_seat(number), self)  # type: ignore[misc]
             for number in range(slots)
         ]
+        self._suspects: deque[Job] = deque()
+        """Jobs that may have killed their workers; each waits for the reserved slot to be empty."""
         self._stop: _Stop | None = None
         self._abort = False
         self._next_pulse = 0.0
@@ -173,10 +176,28 @@ class Dispatcher:
 
     def _lease(self, now: float) -> None:
         while self._results.backlog < _MAX_BACKLOG:
+            self._lease_suspect(now)
             slot = max(self._slots, key=_free)
             if slot.free == 0 or (job := self._next_job(now)) is None:
                 return
-            slot.lease(job, now)
+            if job.deaths < MAX_DEATHS - 1:
+                slot.lease(job, now)
+                continue
+            self._suspects.append(job)
+            if not any(slot.reserved for slot in self._slots):
+                min(self._slots, key=lambda slot: len(slot.held)).reserved = True
+
+    def _lease_suspect(self, now: float) -> None:
+        """Gives a job that was there at all deaths but the last allowed a worker of its own.
+
+        Whoever is in flight with a deadly job shares its deaths. Alone, only the
+        deadly one dies a third time; one that happened to be there gets through.
+        """
+        for slot in self._slots:
+            if slot.reserved and slot.ready and not slot.held:
+                slot.reserved = bool(self._suspects)
+                if self._suspects:
+                    slot.lease(self._suspects.popleft(), now)
 
     def _next_job(self, now: float) -> Job | None:
         """The next job that may be leased, reading on only when those at hand may not."""
@@ -311,7 +332,8 @@ class Dispatcher:
                 self._abort = True
                 return True
             return False
-        return self._stop is not None or (self._jobs is None and self._schedule.parked == 0)
+        nothing_left = self._jobs is None and self._schedule.parked == 0 and not self._suspects
+        return self._stop is not None or nothing_left
 
     def _shut_down(self, *, orderly: bool) -> None:
         """The one way out, whatever happened before.

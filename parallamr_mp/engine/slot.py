@@ -54,6 +54,8 @@ class Slot:
         self.held: dict[int, Held] = {}
         self.ready = False
         self.stopping = False
+        self.reserved = False
+        """Its next or only lease is a suspect's: nobody else shall be in flight with that."""
         self.failed_starts = 0
         """Deaths before `Ready`, in a row."""
         self.report = ""
@@ -71,7 +73,9 @@ class Slot:
     @property
     def free(self) -> int:
         """Threads that have nothing to do."""
-        return self.threads - len(self.held) if self.ready and not self.stopping else 0
+        if not self.ready or self.stopping or self.reserved:
+            return 0
+        return self.threads - len(self.held)
 
     def lease(self, job: Job, now: float) -> None:
         """Gives the job to the worker and counts the attempt."""

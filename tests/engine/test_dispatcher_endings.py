@@ -62,7 +62,6 @@ def test_what_a_dying_worker_had_answered_is_not_asked_again():
     assert {results.attempts[id_] for id_ in range(5)} == {1}
 
 
-@pytest.mark.xfail(reason="jobs that are in flight with a deadly one three times share its fate", strict=True)
 def test_a_deadly_job_does_not_take_its_neighbours_along():
     work = jobs(12)
     work[0].payload = "poison"
