@@ -28,7 +28,7 @@ from parallamr_mp.errors import OutputError
 from parallamr_mp.results.writer import IncrementalCSVWriter
 
 SYNC_EVERY = 1.0
-MAX_OPEN = 64
+MAX_OPEN = 256
 
 
 class _OutputFiles:
