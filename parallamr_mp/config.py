@@ -128,4 +128,5 @@ def split_parallel(parallel: int, procs: int | None = None) -> tuple[int, int]:
     if procs is None:
         # A process pays off from several threads on; below that it only costs memory.
         procs = max(1, min(default_procs(), -(-parallel // DEFAULT_THREADS)))
-    return procs, -(-parallel // max(1, min(procs, parallel)))
+    procs = min(procs, parallel)
+    return procs, -(-parallel // max(1, procs))

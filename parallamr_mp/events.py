@@ -28,6 +28,7 @@ class EventBus:
 
     def __init__(self) -> None:
         self._handlers: list[Handler] = []
+        self._failed: set[int] = set()
 
     def subscribe(self, handler: Handler) -> Callable[[], None]:
         """Adds a handler; the returned function takes it away again."""
@@ -40,12 +41,14 @@ class EventBus:
         return unsubscribe
 
     def publish(self, event: Event) -> None:
-        """Calls every handler. One that raises is logged and hurts nobody."""
+        """Calls every handler. One that raises is logged, once, and hurts nobody."""
         for handler in tuple(self._handlers):
             try:
                 handler(event)
             except Exception:
-                _log.exception("the handler %r of %s failed", handler, type(event).__name__)
+                if id(handler) not in self._failed:
+                    self._failed.add(id(handler))
+                    _log.exception("the handler %r failed at %s", handler, type(event).__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ def _locked(outputs: Outputs, bus: events.EventBus) -> Iterator[None]:
     if path is None:
         yield
         return
-    lock = OutputLock(path)
+    lock = OutputLock(path, outputs.label)
     if (notice := lock.acquire()) is not None:
         bus.publish(events.Notice(notice))
     try:

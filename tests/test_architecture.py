@@ -174,6 +174,7 @@ def test_the_public_names():
         "ModelInfo",
         "OutputError",
         "OutputExists",
+        "OutputLocked",
         "ParallamrError",
         "Provider",
         "ProviderError",

@@ -108,7 +108,7 @@ def test_json_lines_that_cannot_be_run_are_refused(place, server, lines, says):
         (["--threads", "0"], "--threads 0: must be at least 1"),
         (["--procs", "-1"], "--procs -1: must be at least 0"),
         (["--parallel", "0"], "--parallel 0: must be at least 1"),
-        (["--parallel", "4", "--threads", "2"], "parallel and threads exclude each other"),
+        (["--parallel", "4", "--threads", "2"], "--parallel and --threads exclude each other"),
         (["--max-concurrent", "0"], "0: must be at least 1"),
         (["--ollama-concurrency", "0"], ["ollama", "must be at least 1"]),
         (["--timeout", "0"], "--timeout 0.0: must be positive"),

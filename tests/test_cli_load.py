@@ -49,7 +49,16 @@ def test_sequential_asks_one_after_the_other_in_the_order_of_the_table(place, se
     assert server.requests[0].connection == server.requests[-1].connection
     done = place.run("-o", "other.csv", "--sequential", "--threads", "2")
     assert done.code == 2
-    assert "--sequential excludes" in done.stderr
+    assert "--sequential and --threads exclude each other" in done.stderr
+
+
+def test_what_is_typed_wins_over_the_environment(place, server):
+    place.questions(4)
+    done = place.run("-o", "results.csv", "--sequential", PARALLAMR_THREADS="3", PARALLAMR_PARALLEL="9")
+    assert done.code == 0, done
+    assert server.peak_in_flight == 1
+    done = place.run("-o", "other.csv", "--parallel", "2", PARALLAMR_THREADS="3")
+    assert done.code == 0, done
 
 
 @pytest.mark.parametrize(

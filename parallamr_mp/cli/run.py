@@ -46,6 +46,7 @@ def _lines(given: list[str] | None, mirror: str) -> list[str]:
 
 
 def run(
+    ctx: typer.Context,
     prompt: Annotated[
         str,
         _option(
@@ -249,9 +250,17 @@ def run(
     """
     context, param = _lines(context, "PARALLAMR_CONTEXT"), _lines(param, "PARALLAMR_PARAM")
     if sequential:
-        if parallel is not None or procs is not None or threads is not None:
-            raise BadInput("--sequential excludes --parallel, --procs and --threads")
-        procs, threads, max_concurrent = 1, 1, 1
+        for name in ("parallel", "procs", "threads"):
+            if _typed(ctx, name):
+                raise BadInput(f"--sequential and --{name} exclude each other")
+        parallel, procs, threads, max_concurrent = None, 1, 1, 1
+    elif parallel is not None and threads is not None:
+        # What was typed wins over what the environment says.
+        if _typed(ctx, "parallel") == _typed(ctx, "threads"):
+            raise BadInput(
+                "--parallel and --threads exclude each other", hint="Give -j alone, or --procs and --threads."
+            )
+        parallel, threads = (parallel, None) if _typed(ctx, "parallel") else (None, threads)
     limits = {
         "openai": openai_concurrency,
         "openrouter": openrouter_concurrency,
@@ -290,6 +299,12 @@ def run(
         raise typer.Exit(128 + summary.signum)
     if summary.error + summary.resumed_errors:
         raise typer.Exit(3)
+
+
+def _typed(ctx: typer.Context, name: str) -> bool:
+    """Whether the option stands on the command line, rather than in the environment."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _run_shown(

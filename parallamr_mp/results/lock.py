@@ -37,8 +37,9 @@ class Owner:
 class OutputLock:
     """Held from `acquire` to `release` by the parent of a run."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, output: str) -> None:
+        """`path`: the lock file; `output`: what it stands for, in the user's words."""
+        self.path, self.output = path, output
         self._held = False
 
     def acquire(self) -> str | None:
@@ -54,7 +55,7 @@ class OutputLock:
                 continue  # released between the two looks
             if _may_live(owner):
                 raise OutputLocked(
-                    f"{self.path}: process {owner.pid} on {owner.host} is writing this output",
+                    f"{self.output}: process {owner.pid} on {owner.host} is writing this output",
                     hint=f"Wait for it, or choose another -o. If it is gone for sure, remove {self.path}.",
                 )
             if self._take_over():
@@ -83,7 +84,7 @@ class OutputLock:
             return True
         except OSError as error:
             raise BadInput(
-                f"cannot be written: {error.strerror}", file=self.path, hint="Choose another -o."
+                f"cannot be written: {error.strerror}", file=self.output, hint="Choose another -o."
             ) from None
         finally:
             with contextlib.suppress(OSError):
