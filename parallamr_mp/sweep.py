@@ -118,8 +118,8 @@ class RowResults:
         self._writer.finish()
 
     @property
-    def backlog(self) -> int:
-        return self._writer.backlog
+    def congested(self) -> bool:
+        return self._writer.congested
 
     @property
     def finished(self) -> bool:

@@ -37,8 +37,6 @@ MAX_FAILED_STARTS = 3
 _PULSE = 0.1
 _LOOK_AHEAD = 10_000
 """Jobs that may wait in the parent for a key without room, while others are leased."""
-_MAX_BACKLOG = 4096
-"""Unacknowledged results above which nothing new is leased."""
 _CLOCK_JUMP = 5.0
 """Seconds the loop must have slept too long for the process to count as having been stopped."""
 
@@ -59,8 +57,8 @@ class Results(Protocol):
         ...
 
     @property
-    def backlog(self) -> int:
-        """Accepted outcomes that are not safe yet."""
+    def congested(self) -> bool:
+        """So much is accepted and not safe yet that nothing new should be leased."""
         ...
 
     @property
@@ -91,8 +89,12 @@ class Ending:
 
 @dataclass(slots=True)
 class _Stop:
-    signum: int
+    """No new leases; those that are out may come back until the deadline."""
+
     deadline: float
+    signum: int | None = None
+    error: ParallamrError | None = None
+    """Raised when everything that was in flight is safe."""
 
 
 class Dispatcher:
@@ -154,6 +156,8 @@ class Dispatcher:
             self._shut_down(orderly=orderly)
         if self._results.problem is not None:
             raise self._results.problem
+        if self._stop is not None and self._stop.error is not None:
+            raise self._stop.error
         return Ending(self._stop.signum if self._stop else None, aborted=self._abort)
 
     def _loop(self) -> None:
@@ -175,7 +179,7 @@ class Dispatcher:
     # ── giving out work ──────────────────────────────────────────────────────
 
     def _lease(self, now: float) -> None:
-        while self._results.backlog < _MAX_BACKLOG:
+        while not self._results.congested:
             self._lease_suspect(now)
             slot = max(self._slots, key=_free)
             if slot.free == 0 or (job := self._next_job(now)) is None:
@@ -207,12 +211,16 @@ class Dispatcher:
                 return job
             if self._schedule.parked >= _LOOK_AHEAD:
                 return None
-            fresh = next(self._jobs, None)
+            try:
+                fresh = next(self._jobs, None)
+            except ParallamrError as error:
+                self._fail(error)
+                fresh = None
             if fresh is None:
                 self._jobs = None
             elif fresh.verdict is not None:
                 self._results.accept(fresh, Outcome(fresh.id, failure=fresh.verdict))
-                if self._results.backlog >= _MAX_BACKLOG:
+                if self._results.congested:
                     return None
             else:
                 self._schedule.add(fresh)
@@ -251,9 +259,11 @@ class Dispatcher:
                 self._schedule.add(job)
         self._bus.publish(events.WorkerLost(slot.number, slot.pid, slot.exit_code, len(orphans), slot.report))
         if slot.failed_starts >= MAX_FAILED_STARTS:
-            raise EngineError(
-                f"worker {slot.number}: its process ended {slot.failed_starts} times before it was ready"
-                f" (exit code {slot.exit_code})\n{slot.report}".rstrip()
+            self._fail(
+                EngineError(
+                    f"worker {slot.number}: its process ended {slot.failed_starts} times before it was ready"
+                    f" (exit code {slot.exit_code})\n{slot.report}".rstrip()
+                )
             )
         if self._stop is None:
             slot.restart_at = self._clock() + (0.25 * 2**slot.failed_starts if slot.failed_starts else 0.0)
@@ -261,7 +271,11 @@ class Dispatcher:
     def _restart_slots(self, now: float) -> None:
         for slot in self._slots:
             if slot.restart_at is not None and slot.restart_at <= now and self._stop is None:
-                slot.start()
+                try:
+                    slot.start()
+                except EngineError as error:
+                    self._fail(error)
+                    return
                 self._reactor.watch(slot)
 
     # ── time ─────────────────────────────────────────────────────────────────
@@ -314,13 +328,23 @@ class Dispatcher:
 
     # ── ending ───────────────────────────────────────────────────────────────
 
+    def _fail(self, error: ParallamrError) -> None:
+        """The run cannot go on, but what is in flight is being paid for: it may finish."""
+        if self._stop is None:
+            self._stop = _Stop(self._clock() + self._drain_timeout, error=error)
+            self._bus.publish(
+                events.Notice(
+                    f"the run cannot go on; requests in flight may finish within {self._drain_timeout:.0f} s"
+                )
+            )
+
     def _heed_signals(self) -> None:
         """First signal: no new requests, those in flight may finish. Second: give them up."""
         for signum in self._signals.take() if self._signals is not None else []:
             if self._stop is not None:
                 self._abort = True
                 return
-            self._stop = _Stop(signum, self._clock() + self._drain_timeout)
+            self._stop = _Stop(self._clock() + self._drain_timeout, signum)
             in_flight = sum(len(slot.held) for slot in self._slots)
             self._bus.publish(events.Stopping(signum, in_flight, self._drain_timeout))
 

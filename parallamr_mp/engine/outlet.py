@@ -30,6 +30,8 @@ from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import Seat
 from parallamr_mp.errors import EngineError, OutputError, ParallamrError
 
+_MAX_BACKLOG = 4096
+_MAX_BACKLOG_BYTES = 64 << 20
 _MAX_DEATHS = 5
 """Deaths in a row without an acknowledgement between them."""
 
@@ -43,6 +45,7 @@ class WriterPeer:
         self._reactor: Reactor | None = None
         self._outputs: dict[int, OpenOutput] = {}
         self._unacknowledged: dict[int, Append] = {}
+        self._unacknowledged_bytes = 0
         self._deaths = 0
         self._report = ""
         self._closing = False
@@ -64,6 +67,7 @@ class WriterPeer:
     def append(self, message: Append) -> None:
         """Gives the writer a record; it is kept here until acknowledged."""
         self._unacknowledged[message.id] = message
+        self._unacknowledged_bytes += len(message.record)
         self._post(message)
 
     def finish(self) -> None:
@@ -76,6 +80,11 @@ class WriterPeer:
         """Records that are not acknowledged."""
         return len(self._unacknowledged)
 
+    @property
+    def congested(self) -> bool:
+        """So many of them that memory would grow if workers went on."""
+        return self.backlog >= _MAX_BACKLOG or self._unacknowledged_bytes >= _MAX_BACKLOG_BYTES
+
     def _post(self, message: Any) -> None:
         if self.seat is not None and self.problem is None:
             self.seat.outbox.post(message)
@@ -87,7 +96,8 @@ class WriterPeer:
                     self._deaths = 0
                 self._outputs[message.file] = replace(self._outputs[message.file], offset=message.offset)
                 for id_ in message.ids:
-                    self._unacknowledged.pop(id_, None)
+                    append = self._unacknowledged.pop(id_, None)
+                    self._unacknowledged_bytes -= len(append.record) if append is not None else 0
             case WriteFailed():
                 self.problem = OutputError(message.reason)
             case OutputsClosed():

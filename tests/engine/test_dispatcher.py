@@ -273,9 +273,8 @@ def test_a_job_with_a_verdict_is_never_leased():
 
 
 @pytest.mark.parametrize("verdicts", [False, True])
-def test_results_that_are_not_safe_yet_hold_leases_back(monkeypatch, verdicts):
-    monkeypatch.setattr(module, "_MAX_BACKLOG", 3)
-    table, results, pulses, most = Table(jobs(30)), Results(hold=True), itertools.count(), []
+def test_results_that_are_not_safe_yet_hold_leases_back(verdicts):
+    table, results, pulses, most = Table(jobs(30)), Results(hold=3), itertools.count(), []
     if verdicts:
         table = Table([Job(n, "a", n, verdict=Failure("input_file", "")) for n in range(30)])
 

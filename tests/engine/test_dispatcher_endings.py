@@ -11,7 +11,7 @@ from parallamr_mp import events
 from parallamr_mp.engine.dispatcher import Ending
 from parallamr_mp.engine.messages import Outcome, Ready, Stop
 from parallamr_mp.engine.seat import ThreadSeat
-from parallamr_mp.errors import EngineError, OutputError, ProviderError
+from parallamr_mp.errors import BadInput, EngineError, OutputError, ProviderError
 
 
 @pytest.fixture
@@ -237,3 +237,26 @@ def test_answers_that_are_in_the_pipe_when_requests_are_given_up_are_kept(signal
     )
     assert ending.aborted
     assert {id_: outcome.value for id_, outcome in only(results).items()} == {0: "paid for"}
+
+
+def test_a_table_that_breaks_off_lets_what_is_in_flight_finish():
+    def table():
+        yield from jobs(4)
+        raise BadInput("was changed while it was read")
+
+    release, seen, results = threading.Event(), [], Results()
+
+    def answer(payload, attempt):
+        assert release.wait(10)
+        return payload
+
+    def let_go(event):
+        if isinstance(event, events.Notice):
+            seen.append(event.text)
+            release.set()
+
+    with pytest.raises(BadInput, match="was changed while it was read"):
+        run(table(), answer, slots=2, threads=3, results=results, seen=(let_go,))
+    assert [outcome.value for _, outcome in sorted(only(results).items())] == [0, 1, 2, 3]
+    assert len(seen) == 1
+    assert results.finished

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from parallamr_mp.engine import outlet as module
 from parallamr_mp.engine.messages import Ack, Append, CloseOutputs, OpenOutput, Ready, WriteFailed
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor
@@ -241,6 +242,24 @@ def test_records_are_kept_until_they_are_acknowledged(outlet, path):
     assert out.peer.backlog == 10
     out.turn_until(lambda: out.peer.backlog == 0)
     assert rows(path) == list(range(10))
+
+
+def test_many_or_large_unacknowledged_records_are_a_congestion_until_they_are_written(
+    outlet, path, monkeypatch
+):
+    monkeypatch.setattr(module, "_MAX_BACKLOG", 5)
+    monkeypatch.setattr(module, "_MAX_BACKLOG_BYTES", 1000)
+    out = outlet((writer_main,))
+    out.peer.open(OpenOutput(0, path, HEADER, 0))
+    for id_ in range(4):
+        out.peer.append(append(id_))
+    assert not out.peer.congested
+    out.peer.append(append(4))
+    assert out.peer.congested
+    out.turn_until(lambda: not out.peer.congested)
+    out.peer.append(Append(5, 0, b"5" * 1000 + b"\n"))
+    assert out.peer.congested
+    out.turn_until(lambda: not out.peer.congested)
 
 
 def test_a_write_error_is_a_problem_and_unwritten_records_stay_counted(outlet, path):

@@ -17,7 +17,8 @@ class Results:
 
     seat = None
 
-    def __init__(self, hold=False, on_finish=lambda: None):
+    def __init__(self, hold=None, on_finish=lambda: None):
+        """`hold`: how many accepted outcomes are a congestion; None: they are safe at once."""
         self.outcomes, self.attempts = {}, {}
         self.hold, self.on_finish = hold, on_finish
         self.backlog, self.finished, self.problem = 0, False, None
@@ -29,7 +30,11 @@ class Results:
         assert not self.finished
         self.outcomes.setdefault(job.id, []).append(outcome)
         self.attempts[job.id] = job.attempts
-        self.backlog += self.hold
+        self.backlog += self.hold is not None
+
+    @property
+    def congested(self):
+        return self.hold is not None and self.backlog >= self.hold
 
     def finish(self):
         self.on_finish()
