@@ -39,6 +39,8 @@ class RunConfig:
     """Total time for one request."""
     drain_timeout: float | None = None
     """How long requests in flight may go on after a signal; None: as long as one may take."""
+    orphan_grace: float = 30.0
+    """How long workers go on with their requests when the parent has been killed."""
     max_retries: int = 5
     first_row: int = 1
     last_row: int | None = None
@@ -61,6 +63,7 @@ def check(config: RunConfig) -> None:
         "total_limit": 1,
         "timeout": 0.001,
         "drain_timeout": 0,
+        "orphan_grace": 0,
         "max_retries": 0,
         "first_row": 1,
         "repeat": 1,

@@ -118,6 +118,12 @@ class Outputs:
                 f"{other} and {path} lead to one file, {real}", hint="Remove the link, or choose another -o."
             )
 
+    def look_again(self) -> None:
+        """Which files hold something: once the lock is ours nobody else changes that."""
+        for output in self.files:
+            if output.path is not None:
+                output.existed = os.path.isfile(output.path) and os.path.getsize(output.path) > 0
+
     def lock_path(self) -> str | None:
         """Where the lock of this run goes: beside its output; None when there is nothing to lock."""
         if self._template is None:
@@ -131,6 +137,11 @@ class Outputs:
         mark = blake2b(self._template.text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
         folder = self._template.folder if self.templated else os.path.dirname(self._template.text)
         return os.path.join(folder, f".parallamr-mp-{mark}.lock")
+
+    def rescue_path(self) -> str | None:
+        """How the paths of files begin in which orphaned workers of this output save their answers."""
+        lock = self.lock_path()
+        return None if lock is None else f"{lock.removesuffix('.lock')}.rescue-"
 
     def refuse_existing(self) -> None:
         """Raises `OutputExists` when a file that holds something would be written to."""

@@ -19,6 +19,7 @@ from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.schedule import Job
+from parallamr_mp.rescue import adopt, rescue_files
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.scan import Scan, extra_columns, row_key, scan_results
 from parallamr_mp.resume import Identities, apply, match, notices
@@ -138,12 +139,23 @@ class Plan:
         Returns notices for the user. Raises `OutputError`.
         """
         redo_changed = self._config.redo_changed
+        rescued, foreign = adopt(
+            rescue_files(self.outputs.rescue_path()),
+            self.columns,
+            self.survey.asked,
+            scans,
+            self.outputs.files,
+        )
+        told = [f"{path}: rescued answers of no row of this run; they stay there" for path in foreign]
+        if rescued:
+            told.append(f"{rescued} answers saved by the workers of the killed run are taken in")
+            scans = self.scan()
         found = match(
             self.survey.asked, scans, retry_errors=self._config.retry_errors, redo_changed=redo_changed
         )
         apply(found, scans, self.outputs.files)
         self._done, self.done_errors = found.done, found.errors
-        return notices(found, scans, redo_changed=redo_changed)
+        return told + notices(found, scans, redo_changed=redo_changed)
 
     # ── pass 2 ───────────────────────────────────────────────────────────────
 

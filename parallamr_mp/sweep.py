@@ -29,7 +29,7 @@ from parallamr_mp.engine.dispatcher import Dispatcher
 from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor
-from parallamr_mp.engine.seat import ActorMain, ProcessSeat, Seat, ThreadSeat
+from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSeat
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
@@ -45,7 +45,6 @@ from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.results.rewrite import Flattened, flatten_results
-from parallamr_mp.results.scan import Scan
 from parallamr_mp.sources import FileLoader, Sources
 
 _LOOK_UP_SECONDS = 10.0
@@ -185,28 +184,31 @@ def _run(
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
     providers = build_used_providers(plan, config, injected)
-    with _locked(plan.outputs, bus):
+    with _locked(plan.outputs, config, bus) as lock:
+        plan.outputs.look_again()
         if not config.resume and not config.overwrite:
             plan.outputs.refuse_existing()
         scans = plan.scan() if config.resume else []
         plan.outputs.check(_input_files(config, plan))
         plan.outputs.prepare()
         # Up to here nothing was sent, and nothing written but the lock.
-        return _run_locked(config, plan, scans, providers, bus, injected, tally)
+        if config.resume:
+            for notice in plan.resume(scans):
+                bus.publish(events.Notice(notice))
+        return _run_locked(config, plan, providers, bus, injected, tally, lock)
 
 
 @contextlib.contextmanager
-def _locked(outputs: Outputs, bus: events.EventBus) -> Iterator[None]:
+def _locked(outputs: Outputs, config: RunConfig, bus: events.EventBus) -> Iterator[OutputLock | None]:
     """Keeps other runs away from these outputs."""
     path = outputs.lock_path()
     if path is None:
-        yield
+        yield None
         return
-    lock = OutputLock(path, outputs.label)
-    if (notice := lock.acquire()) is not None:
-        bus.publish(events.Notice(notice))
+    lock = OutputLock(path, outputs.label, grace=config.orphan_grace)
+    lock.acquire(lambda text: bus.publish(events.Notice(text)))
     try:
-        yield
+        yield lock
     finally:
         lock.release()
 
@@ -214,18 +216,15 @@ def _locked(outputs: Outputs, bus: events.EventBus) -> Iterator[None]:
 def _run_locked(
     config: RunConfig,
     plan: Plan,
-    scans: list[Scan | None],
     providers: Mapping[str, Provider],
     bus: events.EventBus,
     injected: Injected,
     tally: Tally,
+    lock: OutputLock | None,
 ) -> RunSummary:
     windows = look_up_windows(plan, providers)
     if injected.providers is None:
         _close(providers)
-    if config.resume:
-        for notice in plan.resume(scans):
-            bus.publish(events.Notice(notice))
     total, done = plan.survey.experiments, plan.done
     spec = AttemptSpec(
         columns=plan.input_columns,
@@ -235,13 +234,14 @@ def _run_locked(
         windows=windows,
         providers=injected.providers,
         session=injected.session,
+        rescue=plan.outputs.rescue_path(),
     )
     bus.publish(
         events.RunStarted(total, done, plan.done_errors, config.procs, config.threads, plan.outputs.label)
     )
     signum = None
     if done < total:
-        signum = _dispatch(plan, config, spec, bus, slots=min(config.procs or 1, total - done))
+        signum = _dispatch(plan, config, spec, bus, lock, slots=min(config.procs or 1, total - done))
     _flatten(plan, config, bus)
     bus.publish(events.RunFinished())
     paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
@@ -249,24 +249,45 @@ def _run_locked(
 
 
 def _dispatch(
-    plan: Plan, config: RunConfig, spec: AttemptSpec, bus: events.EventBus, *, slots: int
+    plan: Plan,
+    config: RunConfig,
+    spec: AttemptSpec,
+    bus: events.EventBus,
+    lock: OutputLock | None,
+    *,
+    slots: int,
 ) -> int | None:
     """Runs the engine over everything that has no result; returns the signal that stopped it, if one did."""
-    with SignalWatch() as signals:
+    in_threads = config.procs == 0
+
+    def worker(number: int) -> Seat:
+        name = f"worker {number}"
+        args = (config.threads, Asker, (spec,))
+        if in_threads:
+            return ThreadSeat(worker_main, args, name=name)
+        grace = config.orphan_grace
+        return ProcessSeat(worker_main, (*args, grace), name=name, orphan_grace=grace + ORPHAN_SECONDS)
+
+    def writer() -> Seat:
+        return (ThreadSeat if in_threads else ProcessSeat)(writer_main, (), name="writer")
+
+    def note(pid: int | None) -> None:
+        if lock is not None and pid is not None:
+            lock.add_child(pid)
+
+    def note_worker(event: events.Event) -> None:
+        if isinstance(event, events.WorkerStarted):
+            note(event.pid)
+
+    unsubscribe = bus.subscribe(note_worker)
+    with contextlib.ExitStack() as stack, SignalWatch() as signals:
+        stack.callback(unsubscribe)
         ending = Dispatcher(
             jobs=plan.jobs(),
-            make_seat=lambda number: _make_seat(
-                config, worker_main, (config.threads, Asker, (spec,)), name=f"worker {number}"
-            ),
+            make_seat=worker,
             slots=slots,
             threads=config.threads,
-            results=RowResults(
-                spec,
-                plan.outputs,
-                plan.columns,
-                WriterPeer(lambda: _make_seat(config, writer_main, (), name="writer")),
-                bus,
-            ),
+            results=RowResults(spec, plan.outputs, plan.columns, WriterPeer(writer, note), bus),
             schedule=Schedule(config.limits, config.total_limit),
             retry=RetryPolicy(config.max_retries),
             bus=bus,
@@ -338,11 +359,6 @@ def _close(providers: Mapping[str, Provider]) -> None:
         close: Callable[[], None] | None = getattr(provider, "close", None)
         if close is not None:
             close()
-
-
-def _make_seat(config: RunConfig, main: ActorMain, args: tuple[object, ...], *, name: str) -> Seat:
-    kind = ProcessSeat if config.procs else ThreadSeat
-    return kind(main, args, name=name)
 
 
 def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> None:

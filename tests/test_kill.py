@@ -239,9 +239,9 @@ def test_a_writer_killed_in_the_flow_again_and_again_loses_and_doubles_nothing(p
     assert len(server.requests) == ROWS
 
 
-def test_a_killed_run_takes_its_children_along_and_is_resumed(place, server, start):
+def test_without_a_grace_a_killed_run_takes_its_children_along_and_is_resumed(place, server, start):
     hold_after(server, 20)
-    run = start()
+    run = start(*OPTIONS, "--orphan-grace", "0")
     wait_for_held(server, 28)
     wait_for_rows(place, 20)
     run.process.kill()
@@ -255,18 +255,43 @@ def test_a_killed_run_takes_its_children_along_and_is_resumed(place, server, sta
     assert len(server.requests) == ROWS + 8
 
 
-def test_a_run_killed_in_the_flow_is_resumed_with_each_row_once(place, server, start):
+def test_what_a_killed_run_had_in_flight_is_finished_saved_and_not_asked_again(place, server, start):
+    hold_after(server, 20)
+    run = start()
+    wait_for_held(server, 28)
+    run.process.kill()
+    resumed = start(*OPTIONS, "--resume")
+    resumed.wait_for("waiting for 2 processes of the run that was killed")
+    let_go(server)
+    assert resumed.end() == 0
+    assert run.end() == -signal.SIGKILL
+    assert_rows(place, ALL)
+    assert len(server.requests) == ROWS
+    assert sorted(os.listdir(place.folder)) == sorted(["experiments.csv", "prompt.txt", "results.csv"])
+
+
+def test_orphans_go_when_their_grace_is_over(place, server, start):
+    hold_after(server, 20)
+    run = start(*OPTIONS, "--orphan-grace", "0.5")
+    wait_for_held(server, 28)
+    run.process.kill()
+    assert run.end() == -signal.SIGKILL
+    server.wait_until(lambda: server.in_flight == 0)
+
+
+def test_a_run_killed_in_the_flow_is_resumed_with_each_row_once_and_none_asked_again(place, server, start):
     hold_after(server, 10)
     run = start()
     wait_for_held(server, 18)
     flow_until(server, 30)
     run.process.kill()
+    let_go(server)
     assert run.end() == -signal.SIGKILL
     server.wait_until(lambda: server.in_flight == 0)
-    let_go(server)
     resumed = place.run(*OPTIONS, "--resume")
     assert resumed.code == 0, resumed
     assert_rows(place, ALL)
+    assert server.counts().most_common(1)[0][1] == 1
 
 
 # --- signals to stop ---------------------------------------------------------------------------

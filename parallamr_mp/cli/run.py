@@ -181,6 +181,14 @@ def run(
             help="How long requests in flight may go on after a signal. [default: --timeout]",
         ),
     ] = None,
+    orphan_grace: Annotated[
+        float,
+        _option(
+            "--orphan-grace",
+            metavar="SECONDS",
+            help="How long workers may finish their requests when the main process was killed.",
+        ),
+    ] = 30.0,
     limit: Annotated[
         int | None,
         _option("--limit", "-n", metavar="N", help="Only the first N rows."),
@@ -278,6 +286,7 @@ def run(
         system=system,
         max_retries=max_retries,
         drain_timeout=drain_timeout,
+        orphan_grace=orphan_grace,
         first_row=first,
         last_row=last,
         repeat=repeat,

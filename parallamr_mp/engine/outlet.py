@@ -39,8 +39,11 @@ _MAX_DEATHS = 5
 class WriterPeer:
     """Owns the writer's seat. Used by the dispatcher's thread alone."""
 
-    def __init__(self, make_seat: Callable[[], Seat]) -> None:
-        self._make_seat = make_seat
+    def __init__(
+        self, make_seat: Callable[[], Seat], started: Callable[[int | None], None] | None = None
+    ) -> None:
+        """`started` is told the process id of each writer."""
+        self._make_seat, self._started = make_seat, started
         self.seat: Seat | None = None
         self._reactor: Reactor | None = None
         self._outputs: dict[int, OpenOutput] = {}
@@ -57,6 +60,8 @@ class WriterPeer:
         """Starts the writer process. Raises EngineError."""
         self._reactor = reactor
         self.seat = self._make_seat()
+        if self._started is not None:
+            self._started(self.seat.pid)
         reactor.watch(self)
 
     def open(self, output: OpenOutput) -> None:

@@ -45,6 +45,9 @@ from parallamr_mp.errors import EngineError
 ActorMain = Callable[..., None]
 """`main(receiver, sender, *args)`; returns when told to stop or when the receiver ends."""
 
+ORPHAN_SECONDS = 1.0
+"""Enough for a writer to write what is still in its pipe."""
+
 _SPAWN = multiprocessing.get_context("spawn")
 
 # The signals that a terminal, a batch system or a user sends to a whole process
@@ -156,8 +159,14 @@ class _OneSpawn(SpawnContext):
 class ProcessSeat:
     """One actor in one spawned process."""
 
-    def __init__(self, main: ActorMain, args: tuple[Any, ...], *, name: str) -> None:
-        """Starts the process; returns before it is up. Raises EngineError when it cannot be created."""
+    def __init__(
+        self, main: ActorMain, args: tuple[Any, ...], *, name: str, orphan_grace: float = ORPHAN_SECONDS
+    ) -> None:
+        """Starts the process; returns before it is up. Raises EngineError when it cannot be created.
+
+        `orphan_grace`: seconds after this process's death at which the child
+        ends, come what may. An actor that ends by itself earlier is not waited for.
+        """
         try:
             # Not left to the executor: it pickles in a thread of its own, which
             # can tell nobody, and the child would wait for its task for ever.
@@ -173,7 +182,10 @@ class ProcessSeat:
                     _start_quiet_resource_tracker()
                 context = _OneSpawn()
                 self._executor = ProcessPoolExecutor(
-                    1, mp_context=context, initializer=_enter, initargs=(child_reads, child_writes)
+                    1,
+                    mp_context=context,
+                    initializer=_enter,
+                    initargs=(child_reads, child_writes, orphan_grace),
                 )
                 self._future = self._executor.submit(_run, task)
                 self._process: BaseProcess = context.made[0]
@@ -253,9 +265,11 @@ class ThreadSeat:
 # ── inside the child ─────────────────────────────────────────────────────────
 
 _channels: tuple[Receiver, Sender] | None = None
+_acting = threading.Event()
+"""Set while an actor runs: until then, and after it, nothing here is worth a grace."""
 
 
-def _enter(reads: mp_connection.Connection, writes: mp_connection.Connection) -> None:
+def _enter(reads: mp_connection.Connection, writes: mp_connection.Connection, orphan_grace: float) -> None:
     """Executor initializer: runs once in the child, in its main thread, before any task."""
     global _channels  # noqa: PLW0603  - the only way from an initializer to a task
     for signum in GROUP_SIGNALS:
@@ -263,20 +277,30 @@ def _enter(reads: mp_connection.Connection, writes: mp_connection.Connection) ->
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     _channels = Receiver(reads), Sender(writes)
-    threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(orphan_grace,), name="parent watch", daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(grace: float) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         mp_connection.wait([parent.sentinel])
+        if _acting.is_set():
+            # An actor sees the end of its channel, and ends in its own way.
+            time.sleep(grace)
         os._exit(1)
 
 
 def _run(task: bytes) -> None:
     if _channels is None:
         raise RuntimeError("an actor was started without its channels")
+    _acting.set()
     _run_actor(_unpack, *_channels, (task,))
+    _acting.clear()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        # The executor's own loop would wait for a task that nobody can send,
+        # and the interpreter for threads whose requests have had their grace.
+        os._exit(0)
 
 
 def _unpack(receiver: Receiver, sender: Sender, task: bytes) -> None:

@@ -12,9 +12,10 @@ Nothing here sleeps, retries or decides; the dispatcher does.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -31,6 +32,13 @@ class Handler(Protocol):
         """Returns the value. A `ProviderError` becomes a failure; any other exception a final one."""
         ...
 
+    def orphaned(self) -> None:
+        """The parent has died: what calls returned lately may be lost, what they return now will be.
+
+        Called once, from the main thread, while calls are under way.
+        """
+        ...
+
     def close(self) -> None:
         """Frees what the handler holds; called once, when no call is under way."""
         ...
@@ -40,14 +48,24 @@ HandlerFactory = Callable[..., Handler]
 
 
 def worker_main(
-    receiver: Receiver, sender: Sender, threads: int, make_handler: HandlerFactory, args: tuple[Any, ...]
+    receiver: Receiver,
+    sender: Sender,
+    threads: int,
+    make_handler: HandlerFactory,
+    args: tuple[Any, ...],
+    orphan_grace: float | None = None,
 ) -> None:
-    """The actor of a slot. Ends on `Stop` after finishing what it holds, or when the parent is gone."""
+    """The actor of a slot. Ends on `Stop` after finishing what it holds, or when the parent is gone.
+
+    `orphan_grace`: seconds that calls under way may go on after the parent's
+    death; None where actor and parent are one process and nobody is left.
+    """
     handler = make_handler(*args)
     leases: SimpleQueue[Lease | None] = SimpleQueue()
+    gone = threading.Event()
 
     def serve() -> None:
-        while (lease := leases.get()) is not None:
+        while (lease := leases.get()) is not None and not gone.is_set():
             outcome = attend(handler, lease)
             try:
                 sender.send(outcome)
@@ -57,23 +75,28 @@ def worker_main(
                 failure = Failure("internal", f"the value cannot be sent: {error}")
                 sender.send(Outcome(lease.id, failure=failure, seconds=outcome.seconds))
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="lease") as pool:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="lease")
+    serving = [pool.submit(serve) for _ in range(threads)]
+    try:
+        sender.send(Ready(os.getpid()))
+        stopping = False
+        while not stopping:
+            for message in receiver.receive():
+                if isinstance(message, Stop):
+                    stopping = True
+                else:
+                    leases.put(message)
+    except (EOFError, OSError):
+        gone.set()
+        if orphan_grace is not None:
+            handler.orphaned()
+    finally:
         for _ in range(threads):
-            pool.submit(serve)
-        try:
-            sender.send(Ready(os.getpid()))
-            stopping = False
-            while not stopping:
-                for message in receiver.receive():
-                    if isinstance(message, Stop):
-                        stopping = True
-                    else:
-                        leases.put(message)
-        except EOFError:
-            pass
-        finally:
-            for _ in range(threads):
-                leases.put(None)
+            leases.put(None)
+    if gone.is_set() and orphan_grace is not None:
+        wait(serving, orphan_grace)
+        return  # the process ends next, whatever still runs in it
+    pool.shutdown()
     handler.close()
 
 

@@ -12,12 +12,14 @@ import contextlib
 import os
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import orjson
 
 from parallamr_mp.errors import BadInput, OutputLocked
 
+_OUTWAIT_SECONDS = 10.0
 _TAKE_OVER_SECONDS = 60.0
 """Age at which another run's attempt to take a lock over counts as having died in it."""
 
@@ -32,23 +34,32 @@ class Owner:
     pid: int
     born: str
     """The process's start time in the system's own words; empty where it does not tell."""
+    children: list[tuple[int, str]] = field(default_factory=list)
+    """Its workers and its writer, by process id and start time: they may outlive it for a while."""
+    grace: float = 0.0
+    """For how long at most, in seconds."""
 
 
 class OutputLock:
     """Held from `acquire` to `release` by the parent of a run."""
 
-    def __init__(self, path: str, output: str) -> None:
-        """`path`: the lock file; `output`: what it stands for, in the user's words."""
+    def __init__(self, path: str, output: str, *, grace: float = 0.0) -> None:
+        """`path`: the lock file; `output`: what it stands for, in the user's words.
+
+        `grace`: seconds for which processes of this run may outlive it.
+        """
         self.path, self.output = path, output
         self._held = False
+        self._owner = Owner(
+            socket.gethostname(), _boot(), os.getpid(), birth_of(os.getpid()) or "", [], grace
+        )
 
-    def acquire(self) -> str | None:
-        """Takes the lock. Returns a notice when it was a dead run's.
+    def acquire(self, tell: Callable[[str], None]) -> None:
+        """Takes the lock, also from a run that is dead, once its last process is gone. Tells of both.
 
         Raises `OutputLocked` when a run that may be alive holds it, and
         `BadInput` when no file can be made there.
         """
-        notice = None
         while not self._create():
             owner = self._read()
             if owner is None:
@@ -58,10 +69,39 @@ class OutputLock:
                     f"{self.output}: process {owner.pid} on {owner.host} is writing this output",
                     hint=f"Wait for it, or choose another -o. If it is gone for sure, remove {self.path}.",
                 )
+            self._outwait(owner, tell)
             if self._take_over():
-                notice = f"took over the lock of process {owner.pid} on {owner.host}, which is gone"
+                tell(f"took over the lock of process {owner.pid} on {owner.host}, which is gone")
         self._held = True
-        return notice
+
+    def _outwait(self, owner: Owner, tell: Callable[[str], None]) -> None:
+        """Waits for the last process of a killed run: it may still be saving an answer."""
+        deadline = time.monotonic() + owner.grace + _OUTWAIT_SECONDS
+        told = False
+        while alive := [pid for pid, born in owner.children if _is_alive(pid, born)]:
+            if not told:
+                tell(
+                    f"waiting for {len(alive)} processes of the run that was killed:"
+                    f" they finish their requests (at most {owner.grace:.0f} s)"
+                )
+                told = True
+            if time.monotonic() > deadline:
+                raise OutputLocked(
+                    f"{self.output}: processes {', '.join(map(str, alive))} of a killed run do not end",
+                    hint="End them, then try again.",
+                )
+            time.sleep(0.05)
+
+    def add_child(self, pid: int) -> None:
+        """Notes a process of this run, in one step. Failing to is no reason to stop."""
+        if not self._held:
+            return
+        self._owner.children.append((pid, birth_of(pid) or ""))
+        draft = f"{self.path}.{os.getpid()}"
+        with contextlib.suppress(OSError):
+            with open(draft, "wb") as stream:
+                stream.write(orjson.dumps(self._owner))
+            os.replace(draft, self.path)
 
     def _create(self) -> bool:
         """Puts a complete lock file in place, unless there is one."""
@@ -69,7 +109,7 @@ class OutputLock:
         try:
             os.makedirs(os.path.dirname(draft) or ".", exist_ok=True)
             with open(draft, "wb") as stream:
-                stream.write(orjson.dumps(_ourselves()))
+                stream.write(orjson.dumps(self._owner))
             try:
                 os.link(draft, self.path)
             except FileExistsError:
@@ -80,7 +120,7 @@ class OutputLock:
                 except FileExistsError:
                     return False
                 with os.fdopen(fd, "wb") as stream:
-                    stream.write(orjson.dumps(_ourselves()))
+                    stream.write(orjson.dumps(self._owner))
             return True
         except OSError as error:
             raise BadInput(
@@ -134,24 +174,24 @@ class OutputLock:
                 os.unlink(self.path)
 
 
-def _ourselves() -> Owner:
-    return Owner(socket.gethostname(), _boot(), os.getpid(), birth_of(os.getpid()) or "")
-
-
 def _may_live(owner: Owner) -> bool:
     """Whether the owner may still be at work. On another host nobody can tell: yes."""
     if owner.host != socket.gethostname():
         return True
     if owner.boot and owner.boot != _boot():
         return False
+    return _is_alive(owner.pid, owner.born)
+
+
+def _is_alive(pid: int, born: str) -> bool:
     try:
-        os.kill(owner.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    born = birth_of(owner.pid)
-    return not owner.born or not born or born == owner.born
+    now = birth_of(pid)
+    return not born or not now or now == born
 
 
 def _boot() -> str:
