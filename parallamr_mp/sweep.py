@@ -184,9 +184,12 @@ def _run(
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
     providers = build_used_providers(plan, config, injected)
+    fresh = not config.resume and not config.overwrite
+    if fresh:
+        plan.outputs.refuse_existing()
     with _locked(plan.outputs, config, bus) as lock:
         plan.outputs.look_again()
-        if not config.resume and not config.overwrite:
+        if fresh:
             plan.outputs.refuse_existing()
         scans = plan.scan() if config.resume else []
         plan.outputs.check(_input_files(config, plan))

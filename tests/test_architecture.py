@@ -33,6 +33,7 @@ MAP = {
     "outputs": (2, "rows"),
     "plan": (3, "sweep"),
     "resume": (3, "sweep"),
+    "rescue": (3, "sweep"),
     "report": (3, "sweep"),
     "sweep": (3, "sweep"),
     "runner": (4, "runner"),

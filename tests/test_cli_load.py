@@ -175,7 +175,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_tells_how_to_go_on(place, s
 def test_a_second_run_on_the_same_output_is_refused_until_the_first_is_gone(place, server):
     place.questions(4)
     server.behave(lambda request: stall() if request.experiment == "4" else None)
-    with running(place, "-o", "results.csv", "--threads", "4") as process:
+    with running(place, "-o", "results.csv", "--threads", "4", "--orphan-grace", "0") as process:
         server.wait_until(lambda: len(server.requests) == 4 and server.in_flight == 1, 30)
         for option in ("--resume", "--overwrite"):
             done = place.run("-o", "results.csv", option)
