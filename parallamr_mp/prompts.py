@@ -26,8 +26,9 @@ from parallamr_mp.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-# Possessive, and every class excludes the braces the next step needs: linear in any text.
-_VARIABLE = re.compile(r"\{\{([^{}\r\n]++(?:[{}][^{}\r\n]++)*+)\}\}")
+# Atomic, and every class excludes the braces the next step needs: linear in any text. Not possessive
+# groups: Python before 3.11.5 matches those wrongly (gh-106052), and would fill no template at all.
+_VARIABLE = re.compile(r"\{\{((?>[^{}\r\n]+(?:[{}][^{}\r\n]+)*))\}\}")
 
 
 class PathTemplateError(BadInput):
