@@ -21,7 +21,7 @@ from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.schedule import Job
 from parallamr_mp.rescue import adopt, rescue_files
 from parallamr_mp.results.records import columns_for
-from parallamr_mp.results.scan import Scan, extra_columns, row_key, scan_results
+from parallamr_mp.results.scan import Scan, cells_key, extra_columns, row_key, scan_results
 from parallamr_mp.resume import Identities, apply, match, notices
 from parallamr_mp.sources import SourceError, Sources
 
@@ -90,6 +90,7 @@ class Plan:
                 for index in range(repeat):
                     survey.asked.ids.append(int(self._identity(experiment, values, digest, index), 16))
                     survey.asked.keys.append(row_key(experiment.row_number, index))
+                    survey.asked.cells.append(cells_key(experiment.values, index))
                     survey.asked.files.append(file)
         if not survey.experiments:
             raise BadInput(

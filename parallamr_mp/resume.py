@@ -4,10 +4,11 @@
     scans of the results files ───────┴─► match ─► Matching ─► apply: cut torn ends, take rows out
 
 An experiment is *done* when a result has its identity (a multiset: equal rows
-each claim one). A result that nobody claims has the row number of an experiment
-that is not done: then that experiment was *changed* since, and the result is an
-answer to what it was before. Results that are left are of experiments that were
-*removed*, or are out of this run's range.
+each claim one). A result that nobody claims may have the very cells of an
+experiment that is not done: then what is asked about that row was *changed*
+since (its prompt, context, system text or parameters), and the result is an
+answer to what it was before. Results that are left are of rows that were
+edited or *removed*, or are out of this run's range.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from parallamr_mp.results.scan import Finished, Scan
 
 @dataclass(slots=True)
 class Identities:
-    """What the table asks, by ordinal: eight bytes each, whatever the rows hold."""
+    """What the table asks, by ordinal: 32 bytes each, whatever the rows hold."""
 
     ids: array[int] = field(default_factory=lambda: array("Q"))
     """`experiment_id` as a number."""
     keys: array[int] = field(default_factory=lambda: array("Q"))
     """`row_key`."""
+    cells: array[int] = field(default_factory=lambda: array("q"))
+    """`cells_key`."""
     files: array[int] = field(default_factory=lambda: array("L"))
     """Number of the output file."""
 
@@ -95,26 +98,35 @@ def _match_changed(
     *,
     redo: bool,
 ) -> None:
-    left: list[dict[int, int]] = []
-    """By file: row key → index, of results that nobody has claimed."""
+    by_cells: list[dict[int, list[int]]] = []
+    by_row: list[dict[int, int]] = []
+    """Indexes of results that nobody has claimed, by file; of errors, those by row."""
     for scan, file in zip(scans, finished, strict=True):
-        unclaimed = list(file.unclaimed()) if file is not None else []
-        left.append({scan.rows[index]: index for index in unclaimed} if scan is not None else {})
-        found.removed += len(unclaimed)
+        by_cells.append({})
+        by_row.append({})
+        if scan is None or file is None:
+            continue
+        for index in file.unclaimed():
+            found.removed += 1
+            if file.is_error(index):
+                by_row[-1][scan.rows[index]] = index
+            else:
+                by_cells[-1].setdefault(scan.cells[index], []).append(index)
     if not found.removed:
         return
     for ordinal in range(len(asked.ids)):
         number = asked.files[ordinal]
         if found.done[ordinal] or retried[ordinal]:
             continue
-        index, file = left[number].pop(asked.keys[ordinal], None), finished[number]
-        if index is None or file is None:
-            continue
-        found.removed -= 1
-        if file.is_error(index):
-            found.drops[number].add(index)
-        else:
+        error = by_row[number].pop(asked.keys[ordinal], None)
+        if error is not None:
+            found.removed -= 1
+            found.drops[number].add(error)
+        same = by_cells[number].get(asked.cells[ordinal])
+        if same:
+            found.removed -= 1
             found.changed += 1
+            index = same.pop(0)
             if redo:
                 found.drops[number].add(index)
             else:
@@ -146,16 +158,16 @@ def notices(found: Matching, scans: Sequence[Scan | None], *, redo_changed: bool
     if found.retried:
         told.append(f"{_count(found.retried, 'error row')} will be asked again")
     if found.changed and redo_changed:
-        told.append(f"{_count(found.changed, 'row')} changed since their answer and will be asked again")
+        told.append(f"{_count(found.changed, 'row')} will be asked again: what is asked has changed")
     elif found.changed:
         told.append(
-            f"{_count(found.changed, 'row')} changed since their answer (the row itself, its prompt, context"
-            " or parameters); the old results stay. --redo-changed asks them again."
+            f"{_count(found.changed, 'row')} had another prompt, context, system text or parameters when"
+            " answered; the old results stay. --redo-changed asks again."
         )
     if found.removed:
         told.append(
-            f"{_count(found.removed, 'result')} of the file belong to no row of this run"
-            " (removed, or out of its range); they stay"
+            f"{_count(found.removed, 'result')} in the file from rows that were edited or removed, or are out"
+            " of this run's range; they stay."
         )
     return told
 

@@ -195,8 +195,8 @@ def test_a_file_with_dos_line_ends_is_resumed(sweep):
 tables = st.lists(st.sampled_from("abcd"), min_size=1, max_size=6)
 
 
-def expected(results, table, *, redo_changed):
-    """What a resumed run asks: neither what has its result, nor, by default, what a row with one became."""
+def expected(results, table):
+    """What a resumed run asks: everything that has no result of its own."""
     left = sorted(results)
     pending = []
     for row in enumerate(table, start=1):
@@ -206,8 +206,7 @@ def expected(results, table, *, redo_changed):
         if same:
             left.remove(same[0])
             pending.remove((number, topic))
-    changed = {number for number, _ in left}
-    return Counter(topic for number, topic in pending if redo_changed or number not in changed)
+    return Counter(topic for _, topic in pending)
 
 
 @settings(max_examples=100)
@@ -221,10 +220,9 @@ def test_whatever_became_of_the_table_only_what_has_no_result_is_asked(
     sweep.replace(sweep.content()[: ends[max(0, len(before) - lost)]])
     results = [(int(row["row_number"]), row["topic"]) for row in sweep.rows()]
     asked = sweep.resume(after, redo_changed=redo_changed)
-    assert asked == expected(results, after, redo_changed=redo_changed)
+    assert asked == expected(results, after)
     assert {number for number, _ in sweep.numbers()} >= {int(row) for row, _ in results}
-    if redo_changed:
-        assert sweep.topics() >= Counter(after)
+    assert sweep.topics() >= Counter(after)
     assert not sweep.resume(after, redo_changed=redo_changed)
     assert sweep.summary.missing == 0
 
@@ -247,22 +245,24 @@ def test_reordered_added_and_removed_rows(sweep):
     assert sweep.resume(["new", "c", "a", "b", "newer"]) == {"new": 1, "newer": 1}
     assert sweep.summary.notices == ()
     assert not sweep.resume(["a"])
-    assert sweep.summary.notices[0].startswith("4 results of the file belong to no row of this run")
+    assert sweep.summary.notices[0].startswith("4 results in the file from rows that were edited or removed")
     assert sweep.topics() == Counter(["a", "b", "c", "new", "newer"])
 
 
-def test_an_edited_row_keeps_its_old_result_with_a_notice_until_it_is_to_be_redone(sweep):
+def test_an_edited_row_is_a_new_experiment_and_the_old_answer_stays_with_a_notice(sweep):
     sweep.run(["a", "b"])
-    before = sweep.content()
-    assert not sweep.resume(["a", "bee"])
-    assert sweep.content() == before
-    assert sweep.summary.notices[0].startswith("1 row changed since")
-    assert "--redo-changed" in sweep.summary.notices[0]
-    assert sweep.resume(redo_changed=True) == {"bee": 1}
-    assert sweep.topics() == Counter(["a", "bee"])
-    assert sweep.numbers() == [(1, 0), (2, 0)]
-    assert not sweep.resume(redo_changed=True)
-    assert sweep.summary.notices == ()
+    assert sweep.resume(["a", "bee"]) == {"bee": 1}
+    assert sweep.summary.notices[0].startswith("1 result in the file from rows that were edited or removed")
+    assert sweep.topics() == Counter(["a", "b", "bee"])
+    assert not sweep.resume(["a", "bee"], redo_changed=True)
+
+
+def test_rows_that_moved_while_the_prompt_was_edited_are_known_by_their_cells(sweep):
+    sweep.run(["a", "b", "b"])
+    sweep.write_prompt("Tell me everything about {{topic}}.")
+    assert sweep.resume(["new", "b", "a", "b", "b"]) == {"new": 1, "b": 1}
+    assert sweep.resume(redo_changed=True) == {"a": 1, "b": 2}
+    assert sweep.topics() == Counter(["new", "b", "a", "b", "b"])
 
 
 @pytest.mark.parametrize("what", ["prompt", "params", "context"])
@@ -275,7 +275,9 @@ def test_after_what_all_rows_share_was_edited_all_are_asked_again_if_so_wished(s
     elif what == "context":
         sweep.contexts = [str(sweep.folder / "context.md")]
     assert not sweep.resume(**options)
-    assert sweep.summary.notices[0].startswith("2 rows changed since")
+    assert sweep.summary.notices[0].startswith(
+        "2 rows had another prompt, context, system text or parameters"
+    )
     assert sweep.resume(redo_changed=True, **options) == {"a": 1, "b": 1}
     assert sweep.numbers() == [(1, 0), (2, 0)]
     assert not sweep.resume(redo_changed=True, **options)

@@ -40,7 +40,7 @@ def complete_records(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 @dataclass(slots=True)
 class Scan:
-    """What a results file holds. Sixteen bytes a row stay in memory, whatever the rows hold."""
+    """What a results file holds. 25 bytes a row stay in memory, whatever the rows hold."""
 
     path: str
     header: tuple[str, ...] = ()
@@ -52,6 +52,8 @@ class Scan:
     """`experiment_id` of each row, in the file's order."""
     rows: array[int] = field(default_factory=lambda: array("Q"))
     """`row_key` of each row."""
+    cells: array[int] = field(default_factory=lambda: array("q"))
+    """`cells_key` of each row."""
     errors: bytearray = field(default_factory=bytearray)
     """1 where the row's status is `error`."""
 
@@ -64,6 +66,11 @@ class Scan:
 def row_key(row_number: int, repeat: int) -> int:
     """Row number and repeat index as one number."""
     return row_number << 24 | repeat
+
+
+def cells_key(values: Sequence[str], repeat: int) -> int:
+    """What tells whether two rows have the same input cells, within this process."""
+    return hash((repeat, *values))
 
 
 def extra_columns(header: Sequence[str], expected: Sequence[str]) -> tuple[str, ...] | None:
@@ -107,7 +114,9 @@ def scan_results(path: str, expected: Sequence[str]) -> Scan:
                 if len(cells) != width:
                     _fail_width(len(cells), width)
                 scan.ids.append(int(cells[id_at], 16))
-                scan.rows.append(row_key(int(cells[row_at]), int(cells[repeat_at])))
+                repeat = int(cells[repeat_at])
+                scan.rows.append(row_key(int(cells[row_at]), repeat))
+                scan.cells.append(cells_key(cells[:offset], repeat))
             except (ValueError, OverflowError) as error:
                 raise BadInput(
                     f"not a record of this results file: {error}",
