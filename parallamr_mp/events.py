@@ -79,6 +79,8 @@ class AttemptFailed(Event):
     """A request failed and will be made again after `delay` seconds."""
 
     job: int
+    label: str
+    """What the job is called in messages to people."""
     attempts: int
     delay: float
     failure: Failure

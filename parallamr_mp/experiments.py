@@ -25,6 +25,7 @@ import orjson
 
 from parallamr_mp.errors import BadInput
 from parallamr_mp.models import RESERVED_PARAMS, RESULT_COLUMNS
+from parallamr_mp.text import one_line
 
 REQUIRED_COLUMNS = ("provider", "model")
 PARAM_PREFIX = "param:"
@@ -159,6 +160,8 @@ class Table:
                 rows = filter(None, reader)  # blank lines are no rows, above the header neither
                 next(rows, None)
                 for cells in rows:
+                    if not any(cells):
+                        continue  # a line of commas, as spreadsheets leave them
                     number += 1
                     if len(cells) != width:
                         self._fail(
@@ -226,9 +229,17 @@ class Table:
             seen.add(name)
         missing = [name for name in REQUIRED_COLUMNS if name not in self.columns]
         if missing:
-            hint = f"Found: {', '.join(self.columns)}."
-            if len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t|"):
+            hint = f"Found: {one_line(', '.join(self.columns), 200)}."
+            if self.columns[0].startswith("PK\x03\x04"):
+                hint = "It looks like an Excel workbook. Save it as CSV (UTF-8)."
+            elif any("\0" in name for name in self.columns):
+                hint = "It looks like UTF-16. Save it as UTF-8."
+            elif self.columns[0].lstrip()[:1] in ("{", "["):
+                hint = "It looks like JSON. Expected CSV, or one JSON object a line in a file named .jsonl."
+            elif len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t|"):
                 hint += " Expected commas between columns."
+            elif all(name in {column.lower() for column in self.columns} for name in missing):
+                hint += " Column names are in lower case."
             self._fail(f"missing column{'s' * (len(missing) > 1)}: {', '.join(missing)}", line=1, hint=hint)
 
     def _fail(self, what: str, **where: Any) -> NoReturn:

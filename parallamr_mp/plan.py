@@ -19,11 +19,13 @@ from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.schedule import Job
+from parallamr_mp.prompts import Template
 from parallamr_mp.rescue import adopt, rescue_files
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.scan import Scan, cells_key, extra_columns, row_key, scan_results
 from parallamr_mp.resume import Identities, apply, match, notices
 from parallamr_mp.sources import SourceError, Sources
+from parallamr_mp.text import count
 
 
 @dataclass(slots=True)
@@ -56,6 +58,23 @@ class Plan:
     def static_inputs(self) -> Inputs | None:
         """The texts that are the same for every row; None where paths are templates."""
         return self._sources.static
+
+    def unknown_variables(self) -> list[str]:
+        """A notice for each text of all rows with a variable that no column fills."""
+        inputs = self.static_inputs
+        if inputs is None:
+            return []
+        texts = [("prompt", inputs.prompt), *inputs.documents]
+        if inputs.system is not None:
+            texts.append(("system text", inputs.system))
+        told = []
+        for name, text in texts:
+            unknown = [variable for variable in Template(text).names if variable not in self.input_columns]
+            if unknown:
+                written = ", ".join("{{" + variable + "}}" for variable in unknown)
+                columns = ", ".join(self.input_columns)
+                told.append(f"{name}: no column for {written}, left as it is (columns: {columns})")
+        return told
 
     @property
     def done(self) -> int:
@@ -93,10 +112,14 @@ class Plan:
                     survey.asked.cells.append(cells_key(experiment.values, index))
                     survey.asked.files.append(file)
         if not survey.experiments:
+            first = self._config.first_row
+            hint = "Expected at least one row below the header."
+            if first > 1:
+                hint = f"The table has {count(sum(1 for _ in self._table.rows()), 'row')}."
             raise BadInput(
-                "has no experiments" + (" in this range" if self._config.first_row > 1 else ""),
+                "has no experiments" + (f" from row {first} on" if first > 1 else ""),
                 file=self._table.label,
-                hint="Expected at least one row below the header.",
+                hint=hint,
             )
         return survey
 
@@ -176,6 +199,7 @@ class Plan:
             inputs, digest = self._inputs(values)
             params = {**config.params, **self._table.params(experiment)}
             file = self.outputs.number(experiment, values)
+            label = f"row {experiment.row_number}"
             for repeat in range(config.repeat):
                 if done is None or not done[ordinal]:
                     identity = (
@@ -193,5 +217,5 @@ class Plan:
                         params,
                         None if isinstance(inputs, Failure) else inputs,
                     )
-                    yield Job(ordinal, experiment.provider, task, verdict=failure)
+                    yield Job(ordinal, experiment.provider, task, label=label, verdict=failure)
                 ordinal += 1

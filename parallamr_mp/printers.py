@@ -7,7 +7,7 @@ All run in the dispatcher's thread of the parent, which owns the terminal.
 
 from __future__ import annotations
 
-import re
+import os
 import signal
 import threading
 import time
@@ -18,10 +18,17 @@ from tqdm import tqdm
 
 from parallamr_mp import events
 from parallamr_mp.models import Status
+from parallamr_mp.text import count, kind_of, one_line
 
 PLAIN_INTERVAL = 5.0
 _RATE_WINDOW = 30.0
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+_MAX_TOLD = 10
+_WIDE = 110
+"""Columns of a terminal from which on there is room for a bar beside the figures."""
+_FIGURES = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_BAR = "{percentage:3.0f}%|{bar:12}| " + _FIGURES
+_NARROW_BAR = "{percentage:3.0f}% " + _FIGURES
 
 # tqdm's default lock is a multiprocessing one, which would start a resource
 # tracker; only this process draws.
@@ -68,23 +75,56 @@ class _Counters:
         return " · ".join(parts)
 
 
-def _told(event: events.Event) -> str | None:
-    """The line for an event that every display shows; None for those that only count."""
-    match event:
-        case events.Notice():
-            return event.text
-        case events.WorkerLost():
-            how = "" if event.exit_code is None else f" ({_exit_text(event.exit_code)})"
-            return (
-                f"worker {event.slot} (pid {event.pid}) died{how} with {event.in_flight} requests in flight;"
-                " it is replaced, and they are sent again"
-            )
-        case events.Stopping():
-            return (
-                f"{signal.Signals(event.signum).name}: no new requests; {event.in_flight} in flight"
-                f" may finish within {event.deadline:.0f} s. Again: end at once."
-            )
-    return None
+class _Teller:
+    """The lines that every display shows, besides what it counts.
+
+    Of failures, the first of each kind: whoever watches a dead server or a
+    wrong key should not have to wait for the end to read why.
+    """
+
+    def __init__(self, *, failures: bool) -> None:
+        self._failures = failures
+        self._told: set[str] = set()
+
+    def line(self, event: events.Event) -> str | None:
+        """The line for this event; None for those that only count."""
+        match event:
+            case events.Notice():
+                return event.text
+            case events.AttemptFailed() if self._is_new(event.failure.message):
+                return f"{event.label}: {event.failure.message}; trying again (told once for all rows)"
+            case events.RowDone(status=Status.ERROR) if self._is_new(event.message):
+                return f"row {event.row_number}: error: {event.message} (told once for all rows)"
+            case events.WorkerLost():
+                how = "" if event.exit_code is None else f" ({_exit_text(event.exit_code)})"
+                return (
+                    f"worker {event.slot} (pid {event.pid}) died{how} with"
+                    f" {count(event.in_flight, 'request')} in flight; it is replaced, and they are sent again"
+                )
+            case events.Stopping():
+                name = signal.Signals(event.signum).name
+                if not event.in_flight:
+                    return f"{name}: ending; nothing is in flight."
+                return (
+                    f"{name}: no new requests; {event.in_flight} in flight"
+                    f" may finish within {event.deadline:.0f} s. Again: end at once."
+                )
+        return None
+
+    def _is_new(self, message: str) -> bool:
+        if not self._failures or len(self._told) >= _MAX_TOLD:
+            return False
+        kind = kind_of(message)
+        new = kind not in self._told
+        self._told.add(kind)
+        return new
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # no terminal, or no descriptor
+        return _WIDE
 
 
 def _exit_text(code: int) -> str:
@@ -94,24 +134,23 @@ def _exit_text(code: int) -> str:
         return f"signal {-code}"
 
 
-def _one_line(text: str) -> str:
-    """Text of strangers (a server's message, a model's name) cannot break the line or drive the terminal."""
-    return _CONTROL.sub(" ", text)
-
-
 class BarPrinter:
     """One tqdm bar, drawn at most ten times a second."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float] = time.monotonic, *, failures: bool = True
+    ) -> None:
+        """`failures`: tell the first of each kind; not needed where every row has its line."""
         self._stream = stream
+        self._teller = _Teller(failures=failures)
         self._counters = _Counters(clock)
         self._bar: tqdm[NoReturn] | None = None
 
     def __call__(self, event: events.Event) -> None:
         counters = self._counters
         counters.count(event)
-        if (text := _told(event)) is not None:
-            tqdm.write(_one_line(text), file=self._stream)
+        if (text := self._teller.line(event)) is not None:
+            tqdm.write(one_line(text), file=self._stream)
         match event:
             case events.RunStarted():
                 self._bar = tqdm(
@@ -120,6 +159,7 @@ class BarPrinter:
                     file=self._stream,
                     unit="row",
                     dynamic_ncols=True,
+                    bar_format=_BAR if _columns(self._stream) >= _WIDE else _NARROW_BAR,
                     smoothing=0.05,
                     mininterval=0.1,
                     miniters=1,
@@ -146,8 +186,15 @@ class PlainPrinter:
     """One plain line every few seconds: for log files, batch jobs, pipes. No escape codes."""
 
     def __init__(
-        self, stream: TextIO, interval: float = PLAIN_INTERVAL, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO,
+        interval: float = PLAIN_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        failures: bool = True,
     ) -> None:
+        """`interval`: seconds between lines of progress; `failures` as in `BarPrinter`."""
+        self._teller = _Teller(failures=failures)
         self._stream, self._interval, self._clock = stream, interval, clock
         self._counters = _Counters(clock)
         self._next = clock() + interval
@@ -155,8 +202,8 @@ class PlainPrinter:
 
     def __call__(self, event: events.Event) -> None:
         self._counters.count(event)
-        if (text := _told(event)) is not None:
-            print(_one_line(text), file=self._stream, flush=True)
+        if (text := self._teller.line(event)) is not None:
+            print(one_line(text), file=self._stream, flush=True)
         if isinstance(event, events.Pulse) and self._clock() >= self._next:
             self._next = self._clock() + self._interval
             self._report()
@@ -196,10 +243,11 @@ class LinePrinter:
                     text += f" · {event.message}"
             case events.AttemptFailed():
                 text = (
-                    f"attempt {event.attempts} failed: {event.failure.message}; again in {event.delay:.1f} s"
+                    f"{event.label}: attempt {event.attempts} failed: {event.failure.message};"
+                    f" again in {event.delay:.1f} s"
                 )
             case events.WorkerStarted() if event.pid is not None:
                 text = f"worker {event.slot} is up (pid {event.pid})"
             case _:
                 return
-        tqdm.write(_one_line(text), file=self._stream)
+        tqdm.write(one_line(text), file=self._stream)

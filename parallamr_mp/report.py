@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from parallamr_mp import events
 from parallamr_mp.models import Status
+from parallamr_mp.text import kind_of
 
 _GROWTH = math.log(1.02)
+_MAX_REASONS = 200
 
 
 class Percentiles:
@@ -64,7 +66,9 @@ class RunSummary:
     """Paths of the results files; empty for standard output."""
     signum: int | None = None
     """The signal that ended the run early."""
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
+    reasons: tuple[tuple[Status, str, int], ...] = ()
+    """Why rows are warnings or errors, most frequent first: status, an example of the message, how many."""
 
     @property
     def written(self) -> int:
@@ -89,6 +93,7 @@ class Tally:
         self._cost: float | None = None
         self._total = self._resumed = self._resumed_errors = 0
         self._notices: list[str] = []
+        self._reasons: dict[tuple[Status, str], tuple[str, int]] = {}
 
     def __call__(self, event: events.Event) -> None:
         match event:
@@ -100,6 +105,8 @@ class Tally:
                     self._latency.add(event.latency)
                 if event.cost_usd is not None:
                     self._cost = (self._cost or 0.0) + event.cost_usd
+                if event.message:
+                    self._count_reason(event.status, event.message)
             case events.AttemptFailed():
                 self._retries += 1
             case events.WorkerLost():
@@ -109,6 +116,13 @@ class Tally:
                 self._resumed_errors = event.done_errors
             case events.Notice():
                 self._notices.append(event.text)
+
+    def _count_reason(self, status: Status, message: str) -> None:
+        """Messages that differ in numbers only are one kind; kinds beyond a bound do not count."""
+        kind = status, kind_of(message)
+        example, count = self._reasons.get(kind, (message, 0))
+        if count or len(self._reasons) < _MAX_REASONS:
+            self._reasons[kind] = example, count + 1
 
     def summary(self, outputs: tuple[str, ...], signum: int | None) -> RunSummary:
         """What has been counted so far."""
@@ -130,4 +144,9 @@ class Tally:
             outputs=outputs,
             signum=signum,
             notices=tuple(self._notices),
+            reasons=self._ranked_reasons(),
         )
+
+    def _ranked_reasons(self) -> tuple[tuple[Status, str, int], ...]:
+        found = [(status, example, number) for (status, _), (example, number) in self._reasons.items()]
+        return tuple(sorted(found, key=lambda reason: -reason[2]))

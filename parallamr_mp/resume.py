@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from parallamr_mp.outputs import Output
 from parallamr_mp.results.rewrite import drop_records
 from parallamr_mp.results.scan import Finished, Scan
+from parallamr_mp.text import count
 
 
 @dataclass(slots=True)
@@ -156,21 +157,17 @@ def notices(found: Matching, scans: Sequence[Scan | None], *, redo_changed: bool
         if scan is not None and scan.torn
     ]
     if found.retried:
-        told.append(f"{_count(found.retried, 'error row')} will be asked again")
+        told.append(f"{count(found.retried, 'error row')} will be asked again")
     if found.changed and redo_changed:
-        told.append(f"{_count(found.changed, 'row')} will be asked again: what is asked has changed")
+        told.append(f"{count(found.changed, 'row')} will be asked again: what is asked has changed")
     elif found.changed:
         told.append(
-            f"{_count(found.changed, 'row')} had another prompt, context, system text or parameters when"
+            f"{count(found.changed, 'row')} had another prompt, context, system text or parameters when"
             " answered; the old results stay. --redo-changed asks again."
         )
     if found.removed:
         told.append(
-            f"{_count(found.removed, 'result')} in the file from rows that were edited or removed, or are out"
+            f"{count(found.removed, 'result')} in the file from rows that were edited or removed, or are out"
             " of this run's range; they stay."
         )
     return told
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

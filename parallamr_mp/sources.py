@@ -144,7 +144,9 @@ class Sources:
         try:
             text = self._loader.read_text(path)
         except UnicodeDecodeError as error:
-            raise SourceError(f"{path}: is not UTF-8: {error.reason}") from None
+            utf16 = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+            kind = "is UTF-16, not UTF-8" if utf16 else f"is not UTF-8: {error.reason}"
+            raise SourceError(f"{path}: {kind}; save it as UTF-8") from None
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
         known = text, _digest(text)

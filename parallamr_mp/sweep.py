@@ -184,6 +184,8 @@ def _run(
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
     providers = build_used_providers(plan, config, injected)
+    for notice in plan.unknown_variables():
+        bus.publish(events.Notice(notice))
     fresh = not config.resume and not config.overwrite
     if fresh:
         plan.outputs.refuse_existing()

@@ -20,7 +20,7 @@ die() {
 # Prints the comment at the top of the script that was called, and ends it as wrongly called.
 usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2
-  exit 2
+  exit "${1:-2}"
 }
 
 # Shows a command as a user would type it, then runs it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +15,11 @@ from support.server import FakeServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A shell that starts the tests in the background has them ignore SIGINT, and what they start would, too.
+for _signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, signal.default_int_handler if _signum == signal.SIGINT else signal.SIG_DFL)
 
 # Derandomized: a red test is red for everybody. HYPOTHESIS_PROFILE=explore looks further, on one's own.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)

@@ -34,6 +34,7 @@ MAP = {
     "plan": (3, "sweep"),
     "resume": (3, "sweep"),
     "rescue": (3, "sweep"),
+    "text": (0, "base"),
     "report": (3, "sweep"),
     "sweep": (3, "sweep"),
     "runner": (4, "runner"),

@@ -120,7 +120,7 @@ def test_json_lines_that_cannot_be_run_are_refused(place, server, lines, says):
         (["--range", "nonsense"], "--range nonsense: expected A:B"),
         (["--range", "5:2"], "--range 5:2: rows are numbered from 1"),
         (["--range", "0:2"], "--range 0:2: rows are numbered from 1"),
-        (["--range", "8:9"], "has no experiments in this range"),
+        (["--range", "8:9"], "has no experiments from row 8 on"),
         (["--param", "nonsense"], "--param nonsense: expected NAME=JSON"),
         (["--param", "=1"], "--param =1: expected NAME=JSON"),
         (["--param", 'stop=["x"'], "the value is not JSON"),

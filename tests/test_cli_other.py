@@ -98,14 +98,14 @@ def test_providers_tell_whether_they_are_ready(tmp_path, server):
     done = run_cli(tmp_path, "providers")
     assert done.code == 0
     told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert told["mock"].startswith("ready")
-    assert told["openai"] == "not ready: OPENAI_API_KEY is not set"
-    assert told["openrouter"] == "not ready: OPENROUTER_API_KEY is not set"
-    assert told["ollama"].startswith("ready")
+    assert told["mock"].startswith("set up")
+    assert told["openai"] == "not set up: OPENAI_API_KEY is not set"
+    assert told["openrouter"] == "not set up: OPENROUTER_API_KEY is not set"
+    assert told["ollama"].startswith("set up")
     env = environment(server, OPENAI_BASE_URL="http://user:secret-word@127.0.0.1:1/v1")
     done = run_cli(tmp_path, "providers", env=env)
     told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert {words.split(":")[0] for words in told.values()} == {"ready"}
+    assert {words.split(":")[0] for words in told.values()} == {"set up"}
     assert "secret-word" not in done.stdout
     assert not server.requests
     assert not server.lookups

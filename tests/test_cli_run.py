@@ -137,7 +137,7 @@ def test_failures_that_may_pass_are_retried_until_they_do(place, server):
     assert {row["status"] for row in rows} == {"ok"}
     first, second = (request.started for request in server.requests if request.experiment == "1")
     assert second - first >= 0.2, "sooner than Retry-After"
-    assert "5 retries" in done.stderr
+    assert "retries: 5" in done.stderr
     assert "attempt 1 failed: HTTP 429: Rate limit reached" in done.stderr
 
 

@@ -73,13 +73,13 @@ def test_the_other_commands_know_a_plug_in(place, tmp_path):
     told = dict(
         line.split(maxsplit=1) for line in run_cli(tmp_path, "providers", env=place.env).stdout.splitlines()
     )
-    assert told["parrot"] == "ready"
+    assert told["parrot"] == "set up"
     assert list(told) == ["mock", "openai", "openrouter", "ollama", "parrot"]
     done = run_cli(tmp_path, "models", "parrot", env=place.env)
     assert (done.code, done.stdout) == (0, "polly\t40\n")
     place.env["PARROT_SINGS"] = "no"
     told = run_cli(tmp_path, "providers", env=place.env).stdout
-    assert "not ready: PARROT_SINGS says no" in told
+    assert "not set up: PARROT_SINGS says no" in told
     place.questions(1, "parrot", "polly")
     done = place.run("-o", "results.csv")
     assert done.code == 2
@@ -109,7 +109,7 @@ def test_a_broken_plug_in_is_named_and_nothing_is_made(place, tmp_path, module, 
     assert place.run("-o", "results.csv").code == 0
     told = run_cli(tmp_path, "providers", env=place.env)
     assert told.code == 0
-    assert any(line.startswith("parrot") and "not ready" in line for line in told.stdout.splitlines())
+    assert any(line.startswith("parrot") and "not set up" in line for line in told.stdout.splitlines())
 
 
 def test_two_plug_ins_of_one_name_are_refused_and_a_built_in_name_is_never_taken(place, tmp_path):

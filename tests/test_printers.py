@@ -185,8 +185,8 @@ def test_rows_of_an_earlier_run_are_no_speed_of_this_one(clock):
         (done(repeat=2), "row 7 repeat 2: ok · mock/m · 0.50 s"),
         (done(Status.ERROR, message="no such model"), "row 7: error · mock/m · 0.50 s · no such model"),
         (
-            events.AttemptFailed(3, 2, 1.5, Failure("server", "HTTP 503", retryable=True)),
-            "attempt 2 failed: HTTP 503; again in 1.5 s",
+            events.AttemptFailed(3, "row 3", 2, 1.5, Failure("server", "HTTP 503", retryable=True)),
+            "row 3: attempt 2 failed: HTTP 503; again in 1.5 s",
         ),
         (events.WorkerStarted(1, 4242), "worker 1 is up (pid 4242)"),
         (events.WorkerStarted(0, None), ""),

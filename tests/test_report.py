@@ -62,8 +62,8 @@ def test_a_run_is_counted_from_its_events():
     summary = tally(
         events.RunStarted(total=10, done=4, done_errors=1, procs=2, threads=8, output="r.csv"),
         events.Notice("look here"),
-        events.AttemptFailed(1, 1, 0.5, failure),
-        events.AttemptFailed(1, 2, 0.5, failure),
+        events.AttemptFailed(1, "row 1", 1, 0.5, failure),
+        events.AttemptFailed(1, "row 1", 2, 0.5, failure),
         done(latency=1.0, cost=0.25),
         done(latency=1.0, cost=0.5),
         events.Pulse(1, 0, 0.1, 3),

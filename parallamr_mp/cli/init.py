@@ -50,7 +50,10 @@ def init(
     ] = "experiments.csv",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
-    """Write an example table, prompt, context and .env.example, ready to run on the mock provider."""
+    """Write example files to start from.
+
+    A table, a prompt, a context and .env.example, ready to run on the mock provider.
+    """
     folder = os.path.dirname(output)
     files = {
         output: _EXPERIMENTS,

@@ -16,7 +16,10 @@ def models(
     provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="One of those that `providers` lists.")],
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.")] = 30.0,
 ) -> None:
-    """List a provider's models, one a line, with the context window in tokens where the server tells."""
+    """List the models of a provider.
+
+    One a line, with the context window in tokens where the server tells.
+    """
     built = build_provider(provider, ProviderSettings(timeout))
     if not isinstance(built, ModelCatalogue):
         raise BadInput(f"{provider}: cannot list its models")

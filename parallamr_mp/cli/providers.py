@@ -10,14 +10,14 @@ from parallamr_mp.providers.registry import build_provider, known_providers
 
 
 def providers() -> None:
-    """List the providers and whether the environment allows to use them."""
+    """List the providers, and which are set up."""
     names = known_providers()
     width = max(map(len, names))
     for name in names:
         try:
             provider = build_provider(name, ProviderSettings())
         except BadInput as error:
-            typer.echo(f"{name:<{width}}  not ready: {error.what}")
+            typer.echo(f"{name:<{width}}  not set up: {error.what}")
         else:
             endpoint = getattr(provider, "endpoint", "")
-            typer.echo(f"{name:<{width}}  ready{f': {endpoint}' if endpoint else ''}")
+            typer.echo(f"{name:<{width}}  set up{f': {endpoint}' if endpoint else ''}")

@@ -21,6 +21,7 @@ from parallamr_mp.plan import Plan
 from parallamr_mp.printers import PLAIN_INTERVAL, BarPrinter, LinePrinter, PlainPrinter
 from parallamr_mp.report import RunSummary
 from parallamr_mp.runner import ExperimentRunner, create_experiment_runner
+from parallamr_mp.text import count
 
 
 class Display(enum.StrEnum):
@@ -325,12 +326,19 @@ def _run_shown(
 ) -> RunSummary:
     stream = sys.stderr
     if display is Display.AUTO:
-        display = Display.BAR if stream.isatty() else Display.PLAIN
+        if not stream.isatty():
+            display = Display.PLAIN
+        else:
+            # A bar and rows on one screen would write over each other.
+            display = Display.NONE if files[2] is None and sys.stdout.isatty() else Display.BAR
     printer: BarPrinter | PlainPrinter | None = None
     if not quiet:
         # Without progress, notices are still told: only --quiet silences them.
         interval = math.inf if display is Display.NONE else PLAIN_INTERVAL
-        printer = BarPrinter(stream) if display is Display.BAR else PlainPrinter(stream, interval)
+        if display is Display.BAR:
+            printer = BarPrinter(stream, failures=not verbose)
+        else:
+            printer = PlainPrinter(stream, interval, failures=not verbose)
         runner.bus.subscribe(printer)
     if verbose and not quiet:
         runner.bus.subscribe(LinePrinter(stream))
@@ -373,9 +381,11 @@ def _param(text: str) -> tuple[str, Any]:
 
 def _tell_valid(plan: Plan) -> None:
     survey = plan.survey
-    print(f"Valid: {survey.experiments} experiments; nothing was sent.", file=sys.stderr)
-    for (provider, model), count in survey.models.items():
-        print(f"  {provider}/{model}: {count} row{'s' * (count > 1)}", file=sys.stderr)
+    print(f"Valid: {count(survey.experiments, 'experiment')}; nothing was sent.", file=sys.stderr)
+    for (provider, model), number in survey.models.items():
+        print(f"  {provider}/{model}: {count(number, 'row')}", file=sys.stderr)
+    for notice in plan.unknown_variables():
+        print(notice, file=sys.stderr)
 
 
 def _how_to_resume(summary: RunSummary, *, stdin: bool) -> str:

@@ -237,7 +237,7 @@ class Dispatcher:
                 # While stopping, the row is left without a result: to be resumed.
                 if self._stop is None:
                     self._schedule.wait(job, self._clock() + delay)
-                    self._bus.publish(events.AttemptFailed(job.id, job.attempts, delay, failure))
+                    self._bus.publish(events.AttemptFailed(job.id, job.label, job.attempts, delay, failure))
                 return
         self._results.accept(job, outcome)
 

@@ -28,6 +28,8 @@ class Job:
     """Leases so far."""
     deaths: int = 0
     """Workers that died while they held this job."""
+    label: str = ""
+    """What it is called in messages to people."""
     verdict: Failure | None = None
     """Set when reading already showed that there is nothing to ask: the job is never leased."""
 

@@ -56,7 +56,7 @@ class ChatCompletions:
         body = encode(
             {**self._extra, **params, "model": request.model, "messages": messages_of(request)},
         )
-        reply = self._client.post_json(self._url, body, self._headers)
+        reply = self._client.post_json(self._url, body, self._headers, endpoint=self.base.shown)
         if not 200 <= reply.status < 300:
             raise self._failure(reply, request.model)
         return self._read(reply, request.model)

@@ -89,21 +89,34 @@ class HttpClient:
         self._prepared: dict[tuple[str, str, tuple[tuple[str, str], ...]], requests.PreparedRequest] = {}
 
     def post_json(
-        self, url: str, body: bytes, headers: Mapping[str, str], *, timeout: float | None = None
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        timeout: float | None = None,
+        endpoint: str | None = None,
     ) -> HttpReply:
-        """Posts an encoded JSON body."""
-        return self._send("POST", url, body, {**headers, "Content-Type": "application/json"}, timeout)
+        """Posts an encoded JSON body. `endpoint` is how errors name the server; None: by the URL."""
+        headers = {**headers, "Content-Type": "application/json"}
+        return self._send("POST", url, body, headers, timeout, endpoint)
 
     def get(self, url: str, headers: Mapping[str, str], *, timeout: float | None = None) -> HttpReply:
         """Gets a URL."""
-        return self._send("GET", url, None, headers, timeout)
+        return self._send("GET", url, None, headers, timeout, None)
 
     def close(self) -> None:
         """Ends the client's own thread, if it has one. The session stays open."""
         self._watchdog.close()
 
     def _send(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: float | None
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout: float | None,
+        endpoint: str | None,
     ) -> HttpReply:
         total = self.timeout if timeout is None else timeout
         send = self._send_ours if self._is_ours(url) else self._send_foreign
@@ -111,7 +124,7 @@ class HttpClient:
             response = send(method, url, body, headers, total)
             return HttpReply(response.status_code, response.headers, response.content)
         except _FOREIGN as error:
-            failure = _mapped(error, shown_url(url), total)
+            failure = _mapped(error, endpoint or shown_url(url), total)
         # Outside of `except`: a foreign error holds the request, and that holds the key.
         raise failure
 

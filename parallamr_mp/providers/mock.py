@@ -73,7 +73,10 @@ class MockProvider:
         """See `Provider.complete`."""
         settings = {**self._settings, **_settings_of(request)}
         if request.model != "mock" and not request.model.startswith(("mock-", "mock/")):
-            raise _error("model_not_found", f"Model {request.model} not found or unavailable")
+            raise _error(
+                "model_not_found",
+                f"Model {request.model} not found or unavailable",
+            )
         latency = settings.get("latency", 0.0)
         if latency:
             self._sleep(min(latency, self._timeout))

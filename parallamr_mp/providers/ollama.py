@@ -118,7 +118,7 @@ class OllamaProvider:
 
     def _post(self, path: str, body: dict[str, Any], model: str, timeout: float | None = None) -> HttpReply:
         reply = self._connection.client.post_json(
-            self._base.join(path), encode(body), self._headers, timeout=timeout
+            self._base.join(path), encode(body), self._headers, timeout=timeout, endpoint=self._base.shown
         )
         if not 200 <= reply.status < 300:
             raise self._failure(reply, model)

@@ -53,7 +53,8 @@ class OpenAIProvider(ChatCompletionsProvider):
         base = parse_base_url(url or DEFAULT_BASE_URL, "OPENAI_BASE_URL")
         if key is None and url is None:
             raise MissingKey(
-                "OPENAI_API_KEY is not set", hint="a server without keys needs OPENAI_BASE_URL alone"
+                "OPENAI_API_KEY is not set",
+                hint="Set it in the environment or in .env. For a server without keys, set OPENAI_BASE_URL.",
             )
         azure = (
             base.host.endswith(".azure.com")

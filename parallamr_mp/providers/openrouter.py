@@ -44,7 +44,8 @@ class OpenRouterProvider(ChatCompletionsProvider):
         url = setting(base_url, env, "OPENROUTER_BASE_URL")
         if key is None:
             raise MissingKey(
-                "OPENROUTER_API_KEY is not set", hint="keys: https://openrouter.ai/settings/keys"
+                "OPENROUTER_API_KEY is not set",
+                hint="Set it in the environment or in a .env file. Keys: https://openrouter.ai/settings/keys",
             )
         self._connection = Connection(session, threads, timeout, env)
         self._api = ChatCompletions(

@@ -1,0 +1,28 @@
+"""Words for people: one line, and numbers with their nouns."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
+
+
+def kind_of(message: str) -> str:
+    """What messages have in common that differ in numbers only, such as a row's or an address's."""
+    return _NUMBERS.sub("#", message)[:200]
+
+
+def one_line(text: str, width: int | None = None) -> str:
+    """The text of strangers (a server's message, a cell) without what breaks a line or drives a terminal.
+
+    Cut to `width` characters where that is given.
+    """
+    text = _CONTROL.sub(" ", text)
+    return text if width is None or len(text) <= width else text[: width - 1] + "…"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`; with thousands separated."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
