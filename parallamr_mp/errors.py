@@ -7,6 +7,7 @@ ParallamrError
 │   ├── OutputLocked         another run is writing this output
 │   ├── ColumnsMismatch      a results file has other columns than this run would write
 │   └── MissingKey           a provider is used and its environment variable is not set
+├── InputChanged             an input file changed while the run was reading it   exit code 1
 ├── OutputError              an output could not be written (disk full, folder gone) exit code 1
 │   └── WriterClosed         a row was given to a writer that had been closed
 ├── EngineError              worker processes cannot be started or kept alive      exit code 1
@@ -75,6 +76,10 @@ class ColumnsMismatch(BadInput):
 
 class MissingKey(BadInput):
     """A provider that the experiments use needs an environment variable that is not set."""
+
+
+class InputChanged(ParallamrError):  # noqa: N818  - as BadInput
+    """The experiments file is not what it was when the run began; what was asked is written."""
 
 
 class OutputError(ParallamrError):

@@ -11,6 +11,7 @@ import contextlib
 import csv
 import io
 import itertools
+import json
 import os
 import shutil
 import stat
@@ -184,8 +185,9 @@ class Table:
                     continue
                 row += 1
                 try:
-                    value = orjson.loads(content)
-                except orjson.JSONDecodeError as error:
+                    # Not orjson: it would make a float of an integer beyond 64 bits.
+                    value = json.loads(content)
+                except ValueError as error:
                     self._fail(f"is not JSON: {error}", row=row, line=line)
                 if not isinstance(value, dict):
                     self._fail("expected one JSON object a line", row=row, line=line)
@@ -290,6 +292,8 @@ def _is_stream(path: str) -> bool:
 
 
 def _spool(name: str) -> BinaryIO:
+    if name == STDIN and sys.stdin is None:
+        raise BadInput("is closed", file="standard input")
     spool = tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY)  # noqa: SIM115  - closed by the table
     if name == STDIN:
         shutil.copyfileobj(sys.stdin.buffer, spool)
@@ -309,7 +313,7 @@ def _json_cell(name: str, value: Any) -> str:
         return ""
     if isinstance(value, str) and not name.startswith(PARAM_PREFIX):
         return value
-    return orjson.dumps(value).decode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def parse_param(text: str) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from parallamr_mp.errors import BadInput, OutputExists
+from parallamr_mp.errors import BadInput, OutputError, OutputExists
 from parallamr_mp.experiments import Experiment
 from parallamr_mp.prompts import PathTemplate
 
@@ -124,24 +124,35 @@ class Outputs:
             if output.path is not None:
                 output.existed = os.path.isfile(output.path) and os.path.getsize(output.path) > 0
 
-    def lock_path(self) -> str | None:
-        """Where the lock of this run goes: beside its output; None when there is nothing to lock."""
-        if self._template is None:
-            return None
-        if not self.templated:
-            path = self._template.text
-            if os.path.exists(path) and not os.path.isfile(path):
-                return None
-            if len(os.fsencode(os.path.basename(path))) <= _LONGEST_NAME:
-                return f"{path}.lock"
-        mark = blake2b(self._template.text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-        folder = self._template.folder if self.templated else os.path.dirname(self._template.text)
+    def locks(self) -> list[tuple[str, str]]:
+        """The locks of a run, as (lock file, what it stands for): each beside the very file, by whatever name.
+
+        The first is the one that notes the processes of the run. Nothing to
+        lock: standard output, a pipe, a device.
+        """
+        found = []
+        if self._template is not None and self.templated:
+            found.append((self._run_lock(self._template.folder), self.label))
+        for output in self.files:
+            path = output.path
+            if path is None or (os.path.exists(path) and not os.path.isfile(path)):
+                continue
+            real = os.path.realpath(path)
+            if len(os.fsencode(os.path.basename(real))) <= _LONGEST_NAME:
+                found.append((f"{real}.lock", path))
+            else:
+                found.append((self._run_lock(os.path.dirname(real), real), path))
+        return found
+
+    def _run_lock(self, folder: str, name: str | None = None) -> str:
+        text = name or (self._template.text if self._template is not None else "")
+        mark = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
         return os.path.join(folder, f".parallamr-mp-{mark}.lock")
 
     def rescue_path(self) -> str | None:
         """How the paths of files begin in which orphaned workers of this output save their answers."""
-        lock = self.lock_path()
-        return None if lock is None else f"{lock.removesuffix('.lock')}.rescue-"
+        locks = self.locks()
+        return f"{locks[0][0].removesuffix('.lock')}.rescue-" if locks else None
 
     def refuse_existing(self) -> None:
         """Raises `OutputExists` when a file that holds something would be written to."""
@@ -152,6 +163,18 @@ class Outputs:
                 f"{existing[0]}: exists already{more}",
                 hint="Give --resume to go on with it, --overwrite to replace it, or choose another -o.",
             )
+
+    def empty(self) -> None:
+        """Empties every output, for `--overwrite`: all of them at once, or a resumed run would find old rows.
+
+        Raises `OutputError`.
+        """
+        for output in self.files:
+            if output.path is not None and output.existed:
+                try:
+                    os.truncate(output.path, 0)
+                except OSError as error:
+                    raise OutputError(f"{output.path}: cannot be emptied: {error.strerror}") from error
 
     def check(self, inputs: Iterable[str]) -> None:
         """Raises `BadInput` for an output that cannot be written or is one of `inputs`. Makes nothing."""

@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from parallamr_mp.attempt import RowTask
 from parallamr_mp.config import RunConfig
-from parallamr_mp.errors import BadInput
+from parallamr_mp.errors import BadInput, InputChanged
 from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
@@ -189,9 +189,7 @@ class Plan:
         ordinal = 0
         for experiment in self._rows():
             if ordinal >= self.survey.experiments:
-                raise BadInput(
-                    "was changed while it was read", file=self._table.label, row=experiment.row_number
-                )
+                raise self._changed()
             if done is not None and all(done[ordinal : ordinal + config.repeat]):
                 ordinal += config.repeat
                 continue
@@ -200,6 +198,9 @@ class Plan:
             params = {**config.params, **self._table.params(experiment)}
             file = self.outputs.number(experiment, values)
             label = f"row {experiment.row_number}"
+            size = sum(map(len, experiment.values))
+            if isinstance(inputs, Inputs):
+                size += len(inputs.prompt) + sum(len(text) for _, text in inputs.documents)
             for repeat in range(config.repeat):
                 if done is None or not done[ordinal]:
                     identity = (
@@ -217,5 +218,13 @@ class Plan:
                         params,
                         None if isinstance(inputs, Failure) else inputs,
                     )
-                    yield Job(ordinal, experiment.provider, task, label=label, verdict=failure)
+                    yield Job(ordinal, experiment.provider, task, size=size, label=label, verdict=failure)
                 ordinal += 1
+        if ordinal < self.survey.experiments:
+            raise self._changed()
+
+    def _changed(self) -> InputChanged:
+        return InputChanged(
+            f"{self._table.label}: was changed while the run was reading it; the answers so far are written."
+            " Run again with --resume to go on with the table as it is now."
+        )

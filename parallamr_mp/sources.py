@@ -168,6 +168,8 @@ def _digest(text: str) -> bytes:
 
 
 def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise BadInput("is closed", file="standard input")
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -33,7 +33,7 @@ from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSe
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
-from parallamr_mp.errors import OutputError, ParallamrError
+from parallamr_mp.errors import BadInput, OutputError, ParallamrError
 from parallamr_mp.experiments import Table
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.plan import Plan
@@ -44,8 +44,9 @@ from parallamr_mp.providers.registry import build_provider, known_providers
 from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.results.records import encode_record
-from parallamr_mp.results.rewrite import Flattened, flatten_results
+from parallamr_mp.results.rewrite import MAX_DEPTH, MAX_ITEMS, Flattened, flatten_results
 from parallamr_mp.sources import FileLoader, Sources
+from parallamr_mp.text import count
 
 _LOOK_UP_SECONDS = 10.0
 _LEASE_GRACE = 60.0
@@ -142,6 +143,8 @@ def run_sweep(config: RunConfig, bus: events.EventBus, injected: Injected | None
     summary then has a `signum`.
     """
     check(config)
+    if config.output is None and sys.stdout is None:
+        raise BadInput("standard output is closed", hint="Give a file with -o.")
     injected = injected or Injected()
     tally = Tally()
     unsubscribe = bus.subscribe(tally)
@@ -163,16 +166,24 @@ def _run_spooled(
 ) -> RunSummary:
     """With `--flatten` the columns are known at the end only: results for standard output wait in a file."""
     folder = tempfile.mkdtemp(prefix="parallamr-mp-")
+    spool = os.path.join(folder, "results.csv")
+    passed_on = False
     try:
-        spool = os.path.join(folder, "results.csv")
-        summary = _run(replace(config, output=spool), table, bus, injected, tally)
-        with open(spool, "rb") as stream:
-            sys.stdout.flush()
-            shutil.copyfileobj(stream, sys.stdout.buffer)
-            sys.stdout.flush()
+        summary = _run(replace(config, output=spool), table, bus, injected, tally, spooled=True)
+        try:
+            with open(spool, "rb") as stream:
+                sys.stdout.flush()
+                shutil.copyfileobj(stream, sys.stdout.buffer)
+                sys.stdout.flush()
+        except OSError as error:
+            raise OutputError(
+                f"standard output: cannot be written: {error.strerror}\n  The results are kept in {spool}"
+            ) from error
+        passed_on = True
         return replace(summary, outputs=())
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if passed_on or not os.path.exists(spool):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(
@@ -181,6 +192,8 @@ def _run(
     bus: events.EventBus,
     injected: Injected,
     tally: Tally,
+    *,
+    spooled: bool = False,
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
     providers = build_used_providers(plan, config, injected)
@@ -189,33 +202,31 @@ def _run(
     fresh = not config.resume and not config.overwrite
     if fresh:
         plan.outputs.refuse_existing()
+    plan.outputs.check(_input_files(config, plan))
     with _locked(plan.outputs, config, bus) as lock:
         plan.outputs.look_again()
         if fresh:
             plan.outputs.refuse_existing()
         scans = plan.scan() if config.resume else []
-        plan.outputs.check(_input_files(config, plan))
         plan.outputs.prepare()
         # Up to here nothing was sent, and nothing written but the lock.
+        if config.overwrite:
+            plan.outputs.empty()
         if config.resume:
             for notice in plan.resume(scans):
                 bus.publish(events.Notice(notice))
-        return _run_locked(config, plan, providers, bus, injected, tally, lock)
+        return _run_locked(config, plan, providers, bus, injected, tally, lock, spooled=spooled)
 
 
 @contextlib.contextmanager
 def _locked(outputs: Outputs, config: RunConfig, bus: events.EventBus) -> Iterator[OutputLock | None]:
     """Keeps other runs away from these outputs."""
-    path = outputs.lock_path()
-    if path is None:
-        yield None
-        return
-    lock = OutputLock(path, outputs.label, grace=config.orphan_grace)
-    lock.acquire(lambda text: bus.publish(events.Notice(text)))
-    try:
-        yield lock
-    finally:
-        lock.release()
+    with contextlib.ExitStack() as stack:
+        locks = [OutputLock(path, label, grace=config.orphan_grace) for path, label in outputs.locks()]
+        for lock in locks:
+            lock.acquire(lambda text: bus.publish(events.Notice(text)))
+            stack.callback(lock.release)
+        yield locks[0] if locks else None
 
 
 def _run_locked(
@@ -226,6 +237,8 @@ def _run_locked(
     injected: Injected,
     tally: Tally,
     lock: OutputLock | None,
+    *,
+    spooled: bool,
 ) -> RunSummary:
     windows = look_up_windows(plan, providers)
     if injected.providers is None:
@@ -247,7 +260,9 @@ def _run_locked(
     signum = None
     if done < total:
         signum = _dispatch(plan, config, spec, bus, lock, slots=min(config.procs or 1, total - done))
-    _flatten(plan, config, bus)
+    if signum is None or spooled:
+        # A file that is resumed gets its columns then; what goes to standard output, now or never.
+        signum = _flatten(plan, config, bus) or signum
     bus.publish(events.RunFinished())
     paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
     return tally.summary(paths, signum)
@@ -366,17 +381,41 @@ def _close(providers: Mapping[str, Provider]) -> None:
             close()
 
 
-def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> None:
-    for output in plan.outputs.files:
-        if output.path is None or not (config.flatten or output.extra):
-            continue
-        try:
-            _tell(flatten_results(output.path, plan.columns), output.path, bus)
-        except OSError as error:
-            raise OutputError(f"{output.path}: cannot be flattened: {error.strerror}") from error
+class _Interrupted(Exception):  # noqa: N818  - as KeyboardInterrupt
+    """A signal came while a file was rewritten; the file is as it was."""
+
+
+def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> int | None:
+    """Makes the columns of `--flatten`. Returns the signal that kept it from that; resuming does it then."""
+    signums: list[int] = []
+    with SignalWatch() as signals:
+
+        def go_on() -> None:
+            signums.extend(signals.take())
+            if signums:
+                raise _Interrupted
+
+        for output in plan.outputs.files:
+            if output.path is None or not (config.flatten or output.extra):
+                continue
+            try:
+                _tell(flatten_results(output.path, plan.columns, go_on), output.path, bus)
+            except _Interrupted:
+                return signums[0]
+            except OSError as error:
+                raise OutputError(f"{output.path}: cannot be flattened: {error.strerror}") from error
+    return None
 
 
 def _tell(flattened: Flattened, path: str, bus: events.EventBus) -> None:
+    if flattened.folded:
+        rows = count(flattened.folded, "answer")
+        bus.publish(
+            events.Notice(
+                f"{path}: {rows} with JSON deeper than {MAX_DEPTH} levels or longer than {MAX_ITEMS} items;"
+                " what is beyond stays together as JSON text"
+            )
+        )
     if flattened.dropped:
         bus.publish(
             events.Notice(

@@ -83,6 +83,7 @@ def _main(
 
 def run() -> None:
     """Runs the command line and ends the process."""
+    _fill_closed_streams()
     try:
         app()
     except BadInput as error:
@@ -93,6 +94,21 @@ def run() -> None:
         _end(130, "Interrupted.")
     except SystemExit as error:
         _end(error.code if isinstance(error.code, int) else 1)
+
+
+def _fill_closed_streams() -> None:
+    """Gives descriptors 0 to 2 something to be, where the caller has closed them.
+
+    Otherwise the next file or pipe would get such a number, and be written to
+    as if it were standard output. `sys.stdout` stays None: that tells.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  - for the life of the process
 
 
 def _end(code: int, message: str | None = None) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from parallamr_mp.cli.summary import format_summary
 from parallamr_mp.config import DEFAULT_THREADS
-from parallamr_mp.errors import BadInput
+from parallamr_mp.errors import BadInput, EngineError, OutputError
 from parallamr_mp.experiments import parse_param
 from parallamr_mp.plan import Plan
 from parallamr_mp.printers import PLAIN_INTERVAL, BarPrinter, LinePrinter, PlainPrinter
@@ -301,7 +301,14 @@ def run(
     if validate_only:
         _tell_valid(runner.validate_experiments(prompt, experiments, output, context))
         return
-    summary = _run_shown(runner, display, quiet, verbose, (prompt, experiments, output, context))
+    try:
+        summary = _run_shown(runner, display, quiet, verbose, (prompt, experiments, output, context))
+    except (OutputError, EngineError) as error:
+        if output is None:
+            raise
+        raise type(error)(
+            f"{error}\n  What was written is whole. Once mended, the same command with --resume goes on."
+        ) from error
     if not quiet:
         print(format_summary(summary), file=sys.stderr)
     if summary.signum is not None:

@@ -25,7 +25,7 @@ from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import Seat, wait_for_all
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.slot import Slot
-from parallamr_mp.errors import EngineError, ParallamrError
+from parallamr_mp.errors import EngineError, OutputError, ParallamrError
 from parallamr_mp.models import Failure
 from parallamr_mp.policy.retry import RetryPolicy
 from parallamr_mp.policy.schedule import Job, Schedule
@@ -35,8 +35,12 @@ MAX_DEATHS = 3
 MAX_FAILED_STARTS = 3
 """Times in a row that a slot's process may die before it is up."""
 _PULSE = 0.1
+_IMPATIENT = 5.0
+"""Seconds after which a wait for the output is told, or ended where requests were given up anyway."""
 _LOOK_AHEAD = 10_000
 """Jobs that may wait in the parent for a key without room, while others are leased."""
+_LOOK_AHEAD_BYTES = 64 << 20
+"""The same, by what they keep in memory: rows may bring documents along."""
 _CLOCK_JUMP = 5.0
 """Seconds the loop must have slept too long for the process to count as having been stopped."""
 
@@ -156,6 +160,8 @@ class Dispatcher:
             self._shut_down(orderly=orderly)
         if self._results.problem is not None:
             raise self._results.problem
+        if not self._results.finished:
+            raise OutputError("the output did not take all rows; those that it took are whole")
         if self._stop is not None and self._stop.error is not None:
             raise self._stop.error
         return Ending(self._stop.signum if self._stop else None, aborted=self._abort)
@@ -209,7 +215,7 @@ class Dispatcher:
             job = self._schedule.take(now)
             if job is not None or self._jobs is None or self._schedule.full:
                 return job
-            if self._schedule.parked >= _LOOK_AHEAD:
+            if self._schedule.parked >= _LOOK_AHEAD or self._schedule.parked_bytes >= _LOOK_AHEAD_BYTES:
                 return None
             try:
                 fresh = next(self._jobs, None)
@@ -374,13 +380,7 @@ class Dispatcher:
         if not orderly:
             self._read_dry()
         self._results.finish()
-        # A second signal while rows are being made safe must not lose them; the
-        # time limit is for an output that blocks, like a full pipe nobody reads.
-        deadline = self._clock() + (30.0 if orderly else 10.0)
-        while not self._results.finished and self._results.problem is None and self._clock() < deadline:
-            self._reactor.flush()
-            self._reactor.poll(0.1)
-        self._reactor.flush()
+        self._wait_for_results(patient=orderly)
         seats = [slot.seat for slot in self._slots if slot.seat is not None]
         if self._results.seat is not None:
             seats.append(self._results.seat)
@@ -394,6 +394,30 @@ class Dispatcher:
         if self._signals is not None:
             self._reactor.forget_descriptor(self._signals.fileno())
         self._reactor.close()
+
+    def _wait_for_results(self, *, patient: bool) -> None:
+        """Until the results are safe, however long the output takes: a reader that pauses, a slow disk.
+
+        A signal says that nobody wants to wait any longer; what is not written
+        then is an error, for `run` to tell.
+        """
+        started = self._clock()
+        told = False
+        while not self._results.finished and self._results.problem is None:
+            waited = self._clock() - started
+            if self._abort if patient else waited > _IMPATIENT:
+                break
+            if waited > _IMPATIENT and not told:
+                told = True
+                self._bus.publish(
+                    events.Notice("waiting for the output to take the last rows; Ctrl-C gives up")
+                )
+            before = self._stop
+            self._reactor.flush()
+            self._reactor.poll(0.1)
+            if before is None and self._stop is not None:
+                self._abort = True
+        self._reactor.flush()
 
     def _read_dry(self) -> None:
         """Takes what killed workers had sent in full. Threads, which live on: what is there now."""

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -76,8 +76,11 @@ def worker_main(
                 sender.send(Outcome(lease.id, failure=failure, seconds=outcome.seconds))
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lease")
-    serving = [pool.submit(serve) for _ in range(threads)]
+    serving: list[Future[None]] = []
     try:
+        # Under a tight limit of threads or memory this raises. The threads that
+        # did start must still be let go, or the process could never end.
+        serving += [pool.submit(serve) for _ in range(threads)]
         sender.send(Ready(os.getpid()))
         stopping = False
         while not stopping:
@@ -86,7 +89,7 @@ def worker_main(
                     stopping = True
                 else:
                     leases.put(message)
-    except (EOFError, OSError):
+    except (EOFError, BrokenPipeError):
         gone.set()
         if orphan_grace is not None:
             handler.orphaned()

@@ -11,6 +11,7 @@ the disk has them within `sync_every` seconds, or when `OutputsClosed` is sent.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections import OrderedDict
 
@@ -76,7 +77,7 @@ def writer_main(
     receiver: Receiver, sender: Sender, sync_every: float = SYNC_EVERY, max_open: int = MAX_OPEN
 ) -> None:
     """The actor of the writer's seat. Ends on `CloseOutputs`, or when the parent is gone."""
-    files = _OutputFiles(max_open)
+    files = _OutputFiles(min(max_open, _descriptors_to_spare()))
     sender.send(Ready(os.getpid()))
     failed = closing = False
     next_sync: float | None = None
@@ -106,6 +107,15 @@ def writer_main(
             sender.send(WriteFailed(str(error)))
     if not failed:
         sender.send(OutputsClosed())
+
+
+def _descriptors_to_spare() -> int:
+    """Files this process may hold open besides its channels and what Python needs."""
+    try:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (OSError, ValueError):
+        return MAX_OPEN
+    return MAX_OPEN if limit == resource.RLIM_INFINITY else max(1, limit // 2)
 
 
 def _write(messages: list[object], files: _OutputFiles, sender: Sender) -> None:

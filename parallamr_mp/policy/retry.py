@@ -24,6 +24,8 @@ class RetryPolicy:
     """Seconds."""
     cap: float = 60.0
     """Seconds."""
+    longest: float = 3600.0
+    """Seconds of a `Retry-After` that are believed: a date in 9999 must not hold a run for ever."""
     uniform: Callable[[float, float], float] = random.uniform
 
     def delay(self, failure: Failure, attempts: int) -> float | None:
@@ -35,4 +37,4 @@ class RetryPolicy:
             return None
         doublings = min(attempts - 1, 1000)  # 2.0 ** 1024 is an OverflowError
         jitter = self.uniform(0.0, min(self.cap, self.base * 2.0**doublings))
-        return (failure.retry_after or 0.0) + jitter
+        return min(failure.retry_after or 0.0, self.longest) + jitter

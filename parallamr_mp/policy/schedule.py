@@ -28,6 +28,8 @@ class Job:
     """Leases so far."""
     deaths: int = 0
     """Workers that died while they held this job."""
+    size: int = 0
+    """About how many bytes it keeps in memory while it waits here."""
     label: str = ""
     """What it is called in messages to people."""
     verdict: Failure | None = None
@@ -46,20 +48,27 @@ class Schedule:
         self._ready: dict[str, list[tuple[int, Job]]] = {}
         self._ready_count = 0
         self._waiting: list[tuple[float, int, Job]] = []
+        self.parked_bytes = 0
+        """Sizes of the jobs that are held here."""
 
     def add(self, job: Job) -> None:
         """Makes the job ready now."""
+        self.parked_bytes += job.size
+        self._make_ready(job)
+
+    def _make_ready(self, job: Job) -> None:
         heapq.heappush(self._ready.setdefault(job.key, []), (job.id, job))
         self._ready_count += 1
 
     def wait(self, job: Job, due: float) -> None:
         """Makes the job ready at the time `due`."""
+        self.parked_bytes += job.size
         heapq.heappush(self._waiting, (due, job.id, job))
 
     def take(self, now: float) -> Job | None:
         """The earliest job whose key has room, charged as in flight; None when there is none."""
         while self._waiting and self._waiting[0][0] <= now:
-            self.add(heapq.heappop(self._waiting)[2])
+            self._make_ready(heapq.heappop(self._waiting)[2])
         if self._total is not None and self._flying >= self._total:
             return None
         best: list[tuple[int, Job]] | None = None
@@ -70,6 +79,7 @@ class Schedule:
             return None
         job = heapq.heappop(best)[1]
         self._ready_count -= 1
+        self.parked_bytes -= job.size
         self._flying += 1
         self._in_flight[job.key] = self._in_flight.get(job.key, 0) + 1
         return job

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from parallamr_mp.errors import ProviderError
+from parallamr_mp.providers.failures import redact
+from parallamr_mp.providers.json_text import dumps, loads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _SHOWN = 200
 _CUT_REASONS = {"length", "max_tokens"}
+_MOST = 2**53
+"""No count is larger; from here on floats cannot tell whole numbers apart."""
 
 
 def encode(body: dict[str, Any]) -> bytes:
@@ -23,31 +27,39 @@ def encode(body: dict[str, Any]) -> bytes:
         raise ProviderError("bad_request", f"the request cannot be written as JSON: {error}") from None
 
 
-def decode(content: bytes, endpoint: str) -> dict[str, Any]:
-    """The JSON object an answer holds.
-
-    Raises `ProviderError` `bad_reply`: retryable for what is no JSON, as a
-    proxy's page or a cut answer may be gone the next time; final for JSON of
-    another kind, which is what this server says.
-    """
+def decode(content: bytes, endpoint: str, secrets: Iterable[str] = ()) -> dict[str, Any]:
+    """The JSON object an answer holds. Raises `ProviderError` as `bad_reply` makes it."""
+    what = "the answer is no JSON object"
+    payload = None
     try:
-        payload = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        raise bad_reply("the answer is not JSON", content, endpoint, retryable=True) from None
+        payload = loads(content)
+    except ValueError:
+        what = "the answer is not JSON"
     if not isinstance(payload, dict):
-        raise bad_reply("the answer is no JSON object", content, endpoint)
+        # Outside of `except`: a JSON error holds the whole text, and that may hold the key.
+        raise bad_reply(what, content, endpoint, secrets)
     return payload
 
 
-def bad_reply(what: str, content: bytes, endpoint: str, *, retryable: bool = False) -> ProviderError:
-    """The error for an answer that cannot be understood, with its beginning."""
-    start = content.decode("utf-8", errors="replace")[:_SHOWN]
-    return ProviderError("bad_reply", f"{what}: {start!r}", retryable=retryable, endpoint=endpoint)
+def bad_reply(what: str, content: bytes, endpoint: str, secrets: Iterable[str] = ()) -> ProviderError:
+    """The error for a complete answer that cannot be understood, with its beginning, without `secrets`.
+
+    Final: the server has answered, and may want to be paid for it each time.
+    """
+    secrets = tuple(secrets)
+    shown = redact(content.decode("utf-8", errors="replace"), secrets)
+    try:
+        plain = dumps(loads(content))
+    except (ValueError, RecursionError):
+        plain = ""
+    if (hidden := redact(plain, secrets)) != plain:
+        shown = hidden  # it may stand there twice, once in JSON's escapes: those are gone here
+    return ProviderError("bad_reply", f"{what}: {shown[:_SHOWN]!r}", endpoint=endpoint)
 
 
 def count(value: object) -> int | None:
     """A token count, or None for anything that is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
         return None
     return int(value) if value == value // 1 else None
 
@@ -81,7 +93,7 @@ def settle(
         warnings.append("refused: the model declined to answer")
         text = text if text.strip() else refusal
     elif not text.strip() and tool_calls:
-        text = orjson.dumps(tool_calls).decode()
+        text = dumps(tool_calls)
     elif not text.strip() and reasoning.strip():
         text = reasoning
         where = ", the token limit came before the answer" if cut else ""

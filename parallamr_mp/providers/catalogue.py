@@ -34,18 +34,23 @@ def window_of(entry: Mapping[str, Any]) -> int | None:
 class AskedOnce(Generic[T]):
     """Answers of `ask`, remembered by key, failures too: these are answered by `otherwise`.
 
-    Safe from many threads: one asks, the others wait for it.
+    Safe from many threads: of those that want the same key one asks, the
+    others wait for it; different keys are asked side by side.
     """
 
     def __init__(self, ask: Callable[[str], T], otherwise: T) -> None:
         self._ask, self._otherwise = ask, otherwise
         self._known: dict[str, T] = {}
+        self._asking: dict[str, threading.Lock] = {}
+        """By key, held while it is asked: without it every thread would ask."""
         self._lock = threading.Lock()
-        """Protects what is known, and is held while asking: without it every thread would ask."""
+        """Protects the making of those locks: without it two threads might have one each for the same key."""
 
     def get(self, key: str) -> T:
         """What is known of `key`, asking if need be. Never raises."""
         with self._lock:
+            asking = self._asking.setdefault(key, threading.Lock())
+        with asking:
             if key not in self._known:
                 try:
                     self._known[key] = self._ask(key)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import RESERVED_PARAMS, ChatRequest, ModelInfo, Reply
 from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, window_of
 from parallamr_mp.providers.http import HttpClient, HttpReply, failure_from_status
+from parallamr_mp.providers.json_text import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,13 +42,11 @@ class ChatCompletions:
         base: BaseUrl,
         headers: Mapping[str, str],
         *,
-        secrets: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.base = base
         self._client = client
         self._headers = dict(headers)
-        self._secrets = (*secrets, *base.secrets())
         self._extra = dict(extra or {})
         self._url = base.join("/chat/completions")
         self._windows: AskedOnce[Mapping[str, int | None]] = AskedOnce(self._ask_windows, {})
@@ -78,10 +79,16 @@ class ChatCompletions:
         reply = self._client.get(self.base.join("/models"), self._headers, timeout=timeout)
         if reply.status != 200:
             raise self._failure(reply, "")
-        data = decode(reply.content, self.base.shown).get("data")
+        data = self._decode(reply).get("data")
         if not isinstance(data, list):
-            raise bad_reply("no list of models", reply.content, self.base.shown)
+            raise self._bad_reply("no list of models", reply)
         return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+    def _decode(self, reply: HttpReply) -> dict[str, Any]:
+        return decode(reply.content, self.base.shown, self._client.secrets())
+
+    def _bad_reply(self, what: str, reply: HttpReply) -> ProviderError:
+        return bad_reply(what, reply.content, self.base.shown, self._client.secrets())
 
     def _failure(self, reply: HttpReply, model: str, status: int | None = None) -> ProviderError:
         return failure_from_status(
@@ -90,21 +97,21 @@ class ChatCompletions:
             reply.content,
             model,
             self.base.shown,
-            secrets=self._secrets,
+            secrets=self._client.secrets(),
         )
 
     def _read(self, reply: HttpReply, model: str) -> Reply:
-        payload = decode(reply.content, self.base.shown)
+        payload = self._decode(reply)
         if payload.get("error"):
             raise self._failure(reply, model, _status_of(payload["error"]))
         choices = payload.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
-            raise bad_reply("the answer has no message", reply.content, self.base.shown)
+            raise self._bad_reply("the answer has no message", reply)
         if choice.get("error"):
             # OpenRouter's way of saying that the provider behind it broke off.
-            broken = HttpReply(reply.status, reply.headers, encode({"error": choice["error"]}))
+            broken = HttpReply(reply.status, reply.headers, dumps({"error": choice["error"]}).encode())
             raise self._failure(broken, model, _status_of(choice["error"]))
         finish_reason = choice.get("finish_reason")
         finish_reason = finish_reason if isinstance(finish_reason, str) else None
@@ -113,7 +120,7 @@ class ChatCompletions:
         usage = usage if isinstance(usage, dict) else {}
         return Reply(
             text=text,
-            finish_reason=finish_reason,
+            finish_reason=self._client.redact(finish_reason),
             input_tokens=count(usage.get("prompt_tokens")),
             output_tokens=count(usage.get("completion_tokens")),
             cost_usd=_cost(usage.get("cost")),
@@ -139,7 +146,7 @@ def settle_message(message: Mapping[str, Any], finish_reason: str | None) -> tup
 def _status_of(error: object) -> int:
     """The HTTP status that an error inside a 200 stands for."""
     code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, str) and code.isdecimal():
+    if isinstance(code, str) and re.fullmatch("[45][0-9]{2}", code):
         code = int(code)
     if isinstance(code, int) and 400 <= code <= 599:
         return code
@@ -152,7 +159,9 @@ def _status_of(error: object) -> int:
 
 
 def _cost(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        return None
+    return float(value)
 
 
 def _windows(entries: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:

@@ -8,20 +8,29 @@ from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.http import HttpClient, make_session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import requests
 
 
 class Connection:
-    """A client over the session that was injected, or over one of its own, closed with it."""
+    """A client over the session that was injected, or over one of its own, closed with it.
+
+    `secrets` as in `HttpClient`.
+    """
 
     def __init__(
-        self, session: requests.Session | None, threads: int, timeout: float, env: Mapping[str, str]
+        self,
+        session: requests.Session | None,
+        threads: int,
+        timeout: float,
+        env: Mapping[str, str],
+        *,
+        secrets: Iterable[str] = (),
     ) -> None:
         self._session = make_session(threads, env) if session is None else session
         self._is_own = session is None
-        self.client = HttpClient(self._session, timeout)
+        self.client = HttpClient(self._session, timeout, secrets)
 
     def close(self) -> None:
         """Ends what is its own. Idempotent."""

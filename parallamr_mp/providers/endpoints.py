@@ -50,8 +50,8 @@ class BaseUrl:
             if any(word in name.lower() for word in _SECRET_WORDS)
         ]
         if self.user_info is not None:
-            found.append(self.user_info.partition(":")[2])
-            found.append((self.basic_auth() or "").removeprefix("Basic "))
+            user, _, password = self.user_info.partition(":")
+            found += secrets_of(user, password)
         return tuple(value for value in found if value)
 
 
@@ -80,6 +80,33 @@ def parse_base_url(value: str, variable: str) -> BaseUrl:
         location += f":{port}"
     path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
     return BaseUrl(f"{parts.scheme}://{location}{path}", parts.query, user_info)
+
+
+def secrets_of(user: str, password: str) -> tuple[str, ...]:
+    """What must never be shown of a user and password: the latter, and both as they are sent.
+
+    A user without a password is a token.
+    """
+    both = f"{user}:{password}"
+    # `requests` writes Latin-1 where it can, we write UTF-8; the padding at the end may get lost.
+    sent = [
+        base64.b64encode(both.encode("utf-8", "replace")),
+        base64.b64encode(both.encode("latin-1", "replace")),
+    ]
+    encoded = {form for code in sent for form in (code.decode(), code.decode().rstrip("="))}
+    return (password or user, both, *sorted(encoded))
+
+
+def url_secrets(url: str) -> tuple[str, ...]:
+    """`secrets_of` a URL that holds a user, such as a proxy's; both as written and as meant."""
+    try:
+        parts = urlsplit(url)
+        user, password = parts.username or "", parts.password or ""
+    except ValueError:
+        return (url,)
+    if not user and not password:
+        return ()
+    return (*secrets_of(unquote(user), unquote(password)), *secrets_of(user, password))
 
 
 def shown_url(url: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from parallamr_mp.errors import BadInput
+from parallamr_mp.providers.endpoints import url_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,10 @@ class ProxyRules:
         target = urlsplit(url)
         proxy = self.by_scheme.get(target.scheme) or self.by_scheme.get("all")
         return None if proxy is None or self._is_bypassed(target) else proxy
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown of the proxies' users and passwords."""
+        return tuple(secret for url in self.by_scheme.values() for secret in url_secrets(url))
 
     def _is_bypassed(self, target: SplitResult) -> bool:
         host = (target.hostname or "").rstrip(".")

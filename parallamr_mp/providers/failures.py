@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import html
+import json
 import math
 import re
 import time
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-import orjson
+from urllib.parse import quote
 
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.providers.endpoints import shown_url
+from parallamr_mp.providers.json_text import dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,8 +115,8 @@ def _judge(
 def server_words(body: bytes) -> ServerWords:
     """The message and codes in an error body: the JSON shapes in use, else the text itself."""
     try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        payload = loads(body)
+    except ValueError:
         text = " ".join(body.decode("utf-8", errors="replace").split())
         return ServerWords(text, frozenset())
     if not isinstance(payload, dict):
@@ -150,7 +153,7 @@ def _as_text(value: object) -> str:
     if isinstance(value, list) and value and all(isinstance(item, dict) and "msg" in item for item in value):
         # FastAPI's list of what is wrong, each with its place in the body.
         return "; ".join(f"{'.'.join(map(str, item.get('loc') or []))}: {item['msg']}" for item in value)
-    return orjson.dumps(value, default=str).decode()
+    return dumps(value)
 
 
 def _cut(text: str) -> str:
@@ -197,8 +200,19 @@ def _header(headers: Mapping[str, str], name: str) -> str | None:
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every secret in it replaced. Secrets shorter than four characters are none."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "[redacted]")
+    """`text` with every secret in it replaced, also where it is escaped as JSON, HTML or URLs do.
+
+    Secrets shorter than four characters are none.
+    """
+    forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "[redacted]")
     return text
+
+
+@lru_cache(maxsize=64)
+def _forms(secret: str) -> frozenset[str]:
+    """The ways in which an echo may write a secret."""
+    escaped = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    slashes = {form.replace("/", "\\/") for form in escaped}
+    return frozenset({secret, html.escape(secret), quote(secret, safe=""), quote(secret), *escaped, *slashes})

@@ -10,6 +10,7 @@ import http.client
 import socket
 import ssl
 import time
+import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import urllib3.exceptions
 
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.providers.deadlines import Watchdog
-from parallamr_mp.providers.endpoints import shown_url
+from parallamr_mp.providers.endpoints import secrets_of, shown_url, url_secrets
 from parallamr_mp.providers.failures import failure_from_status, redact, retry_after_seconds
 from parallamr_mp.providers.transport import CONNECT_SECONDS, DeadlineAdapter, make_session
 
@@ -42,6 +43,8 @@ _FOREIGN = (
     ValueError,
 )
 _UNKNOWN_OUTCOME = "outcome unknown: the server may have done the work"
+_SECRET_HEADERS = ("auth", "key", "token", "cookie", "secret")
+"""A header whose name holds one of these is not to be shown."""
 _NOT_CONNECTED = (
     socket.gaierror,
     ConnectionRefusedError,
@@ -76,14 +79,17 @@ class HttpClient:
     (its proxies, certificates, adapters and retries): the total covers the
     body, while the headers get `timeout` anew with every byte, for there is no
     way to reach the socket before they have come. Redirects are not followed
-    and netrc is not read with either.
+    and netrc is not read with either. An answer that came in full is never
+    asked for again, nor is one that did not come in time: it may cost money.
 
+    `secrets` are what no message may hold (`redact`); the session adds its own.
     Safe from many threads at once. Raises `ProviderError` and nothing else.
     """
 
-    def __init__(self, session: requests.Session, timeout: float) -> None:
+    def __init__(self, session: requests.Session, timeout: float, secrets: Iterable[str] = ()) -> None:
         self.session = session
         self.timeout = timeout
+        self._secrets = tuple(secrets)
         self._watchdog = Watchdog()
         """For foreign sessions only; the adapter of our own has one."""
         self._prepared: dict[tuple[str, str, tuple[tuple[str, str], ...]], requests.PreparedRequest] = {}
@@ -105,6 +111,14 @@ class HttpClient:
         """Gets a URL."""
         return self._send("GET", url, None, headers, timeout, None)
 
+    def secrets(self) -> tuple[str, ...]:
+        """All that must be taken out of what a server or proxy says, before it is cut or shown."""
+        return (*self._secrets, *_session_secrets(self.session))
+
+    def redact(self, text: str | None) -> str | None:
+        """A word of the server's, without secrets."""
+        return text and redact(text, self.secrets())
+
     def close(self) -> None:
         """Ends the client's own thread, if it has one. The session stays open."""
         self._watchdog.close()
@@ -122,9 +136,12 @@ class HttpClient:
         send = self._send_ours if self._is_ours(url) else self._send_foreign
         try:
             response = send(method, url, body, headers, total)
-            return HttpReply(response.status_code, response.headers, response.content)
+            if response.status_code >= 200:
+                return HttpReply(response.status_code, response.headers, response.content)
+            said = f"HTTP {response.status_code} in place of an answer ({_UNKNOWN_OUTCOME})"
+            failure = ProviderError("bad_reply", said, endpoint=endpoint or shown_url(url))
         except _FOREIGN as error:
-            failure = _mapped(error, endpoint or shown_url(url), total)
+            failure = _mapped(error, endpoint or shown_url(url), total, self.secrets())
         # Outside of `except`: a foreign error holds the request, and that holds the key.
         raise failure
 
@@ -169,6 +186,11 @@ class HttpClient:
                 allow_redirects=False,
                 stream=True,
             )
+            if response.status_code < 200:
+                # Not the answer (see `transport._FinalAnswer`), which is still to come: unread as
+                # this one is, closing it closes the connection, and nobody is given what comes.
+                response.close()
+                return response
             shutdown = getattr(response.raw, "shutdown", None)
             if shutdown is not None:  # urllib3 2.3 and later; what a stranger's adapter returns may have none
                 call.on_deadline(shutdown)
@@ -192,7 +214,30 @@ def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest
     return request
 
 
-def _mapped(error: Exception, endpoint: str, total: float) -> ProviderError:
+def _session_secrets(session: requests.Session) -> list[str]:
+    """What a session knows that must not be shown: passwords of its proxies, its own, telling headers.
+
+    Asked anew each time: a session that is not ours may change.
+    """
+    proxies = [url for url in session.proxies.values() if isinstance(url, str)]
+    if session.trust_env:
+        proxies += urllib.request.getproxies().values()
+    found = [secret for url in proxies for secret in url_secrets(url if "://" in url else f"http://{url}")]
+    for adapter in session.adapters.values():
+        if isinstance(adapter, DeadlineAdapter):
+            found += adapter.secrets()
+    auth = session.auth
+    pair = auth if isinstance(auth, tuple) else (getattr(auth, "username", 0), getattr(auth, "password", 0))
+    if all(isinstance(part, str) for part in pair):
+        found += secrets_of(*map(str, pair))
+    for name, value in session.headers.items():
+        if any(word in name.lower() for word in _SECRET_HEADERS):
+            text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+            found += [text, *text.split()[-1:]]  # the latter is the token without its scheme
+    return found
+
+
+def _mapped(error: Exception, endpoint: str, total: float, secrets: Iterable[str]) -> ProviderError:
     """The `ProviderError` for a foreign error of a request.
 
     Messages are made here and not taken over: a foreign text may quote the
@@ -206,12 +251,16 @@ def _mapped(error: Exception, endpoint: str, total: float) -> ProviderError:
     def failure(kind: str, message: str, *, retryable: bool) -> ProviderError:
         return ProviderError(kind, message, retryable=retryable, endpoint=endpoint)
 
-    if among(requests.ConnectTimeout):
+    unconnected = among(urllib3.exceptions.ConnectTimeoutError)
+    refused = isinstance(unconnected, urllib3.exceptions.NewConnectionError)  # it is one of those, too
+    if among(requests.ConnectTimeout) or (unconnected and not refused):
         limit = min(CONNECT_SECONDS, total)
         return failure("timeout", f"no connection to {endpoint} within {limit:g} s", retryable=True)
-    if among(requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
+    if not refused and among(requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
+        # Final, unlike a connection that breaks: a server that is slow was most likely at work,
+        # and would be paid again for the same, and be as slow again.
         return failure(
-            "timeout", f"no complete answer within {total:g} s ({_UNKNOWN_OUTCOME})", retryable=True
+            "timeout", f"no complete answer within {total:g} s ({_UNKNOWN_OUTCOME})", retryable=False
         )
     certificate = among(ssl.SSLCertVerificationError)
     if isinstance(certificate, ssl.SSLCertVerificationError):
@@ -229,20 +278,22 @@ def _mapped(error: Exception, endpoint: str, total: float) -> ProviderError:
     tunnel = next((text for cause in causes if (text := str(cause)).startswith("Tunnel connection fail")), "")
     if tunnel:
         retryable = not any(status in tunnel for status in (" 403 ", " 407 "))
-        return failure("connection", f"the proxy on the way to {endpoint}: {tunnel}", retryable=retryable)
+        said = redact(tunnel, secrets)
+        return failure("connection", f"the proxy on the way to {endpoint}: {said}", retryable=retryable)
     if among(requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError):
-        return failure("bad_reply", "the answer's content encoding is broken", retryable=True)
+        return failure("bad_reply", "the answer's content encoding is broken", retryable=False)
     if "SOCKS" in str(error):
         return failure(
             "bad_request", "a SOCKS proxy needs PySocks: pip install 'requests[socks]'", retryable=False
         )
     if among(*_UNUSABLE_REQUEST) and among(socket.gaierror) is None:
         return failure("bad_request", f"{endpoint} cannot be asked: {type(error).__name__}", retryable=False)
+    reason = redact(_reason(causes), secrets)
     via = " through the proxy" if among(urllib3.exceptions.ProxyError) else ""
     if among(*_NOT_CONNECTED):
-        message = f"no connection to {endpoint}{via}: {_reason(causes)}"
+        message = f"no connection to {endpoint}{via}: {reason}"
     else:
-        message = f"the connection to {endpoint} broke: {_reason(causes)} ({_UNKNOWN_OUTCOME})"
+        message = f"the connection to {endpoint} broke: {reason} ({_UNKNOWN_OUTCOME})"
     return failure("connection", message, retryable=True)
 
 

@@ -81,7 +81,7 @@ class MockProvider:
         if latency:
             self._sleep(min(latency, self._timeout))
         if latency > self._timeout:
-            raise _error("timeout", f"no complete answer within {self._timeout:g} s", retryable=True)
+            raise _error("timeout", f"no complete answer within {self._timeout:g} s")
         if _chance(request) < settings.get("error_rate", 0.0):
             raise _error("mock", "this request was made to fail, as error_rate asks")
         input_tokens = _tokens(request.prompt)

@@ -52,7 +52,7 @@ class OllamaProvider:
         self._base = parse_base_url(url or DEFAULT_BASE_URL, "OLLAMA_BASE_URL")
         basic = self._base.basic_auth()
         self._headers = {} if basic is None else {"Authorization": basic}
-        self._connection = Connection(session, threads, timeout, env)
+        self._connection = Connection(session, threads, timeout, env, secrets=self._base.secrets())
         self._windows: AskedOnce[int | None] = AskedOnce(self._ask_window, None)
 
     @classmethod
@@ -65,12 +65,12 @@ class OllamaProvider:
     def complete(self, request: ChatRequest) -> Reply:
         """See `Provider.complete`."""
         reply = self._post("/api/chat", chat_body(request), request.model)
-        payload = decode(reply.content, self._base.shown)
+        payload = self._decode(reply)
         if payload.get("error"):
             raise self._failure(reply, request.model, 500)
         message = payload.get("message")
         if not isinstance(message, dict):
-            raise bad_reply("the answer has no message", reply.content, self._base.shown)
+            raise self._bad_reply("the answer has no message", reply)
         finish_reason = payload.get("done_reason")
         finish_reason = finish_reason if isinstance(finish_reason, str) else None
         calls = message.get("tool_calls")
@@ -82,7 +82,7 @@ class OllamaProvider:
         )
         return Reply(
             text=text,
-            finish_reason=finish_reason,
+            finish_reason=self._connection.client.redact(finish_reason),
             input_tokens=count(payload.get("prompt_eval_count")),
             output_tokens=count(payload.get("eval_count")),
             endpoint=self._base.shown,
@@ -94,9 +94,9 @@ class OllamaProvider:
         reply = self._connection.client.get(self._base.join("/api/tags"), self._headers)
         if reply.status != 200:
             raise self._failure(reply, "", any_404_is_the_model=False)
-        models = decode(reply.content, self._base.shown).get("models")
+        models = self._decode(reply).get("models")
         if not isinstance(models, list):
-            raise bad_reply("no list of models", reply.content, self._base.shown)
+            raise self._bad_reply("no list of models", reply)
         entries = [entry for entry in models if isinstance(entry, dict)]
         return [ModelInfo(entry["name"]) for entry in entries if isinstance(entry.get("name"), str)]
 
@@ -124,6 +124,12 @@ class OllamaProvider:
             raise self._failure(reply, model)
         return reply
 
+    def _decode(self, reply: HttpReply) -> dict[str, Any]:
+        return decode(reply.content, self._base.shown, self._connection.client.secrets())
+
+    def _bad_reply(self, what: str, reply: HttpReply) -> ProviderError:
+        return bad_reply(what, reply.content, self._base.shown, self._connection.client.secrets())
+
     def _failure(
         self, reply: HttpReply, model: str, status: int | None = None, *, any_404_is_the_model: bool = True
     ) -> ProviderError:
@@ -133,13 +139,13 @@ class OllamaProvider:
             reply.content,
             model,
             self._base.shown,
-            secrets=self._base.secrets(),
+            secrets=self._connection.client.secrets(),
             any_404_is_the_model=any_404_is_the_model,
         )
 
     def _ask_window(self, model: str) -> int | None:
         reply = self._post("/api/show", {"model": model}, model, LOOKUP_SECONDS)
-        payload = decode(reply.content, self._base.shown)
+        payload = self._decode(reply)
         chosen = _NUM_CTX.search(text_of(payload.get("parameters")))
         if chosen is not None:
             return int(chosen[1])

@@ -64,12 +64,11 @@ class OpenAIProvider(ChatCompletionsProvider):
         if version is not None:
             base = base.with_query("api-version", version)
         self._has_key = key is not None
-        self._connection = Connection(session, threads, timeout, env)
+        self._connection = Connection(session, threads, timeout, env, secrets=[key or "", *base.secrets()])
         self._api = ChatCompletions(
             self._connection.client,
             base,
             _headers(base, key, organization, azure=azure),
-            secrets=() if key is None else (key,),
         )
 
     @classmethod

@@ -47,12 +47,12 @@ class OpenRouterProvider(ChatCompletionsProvider):
                 "OPENROUTER_API_KEY is not set",
                 hint="Set it in the environment or in a .env file. Keys: https://openrouter.ai/settings/keys",
             )
-        self._connection = Connection(session, threads, timeout, env)
+        base = parse_base_url(url or DEFAULT_BASE_URL, "OPENROUTER_BASE_URL")
+        self._connection = Connection(session, threads, timeout, env, secrets=[key, *base.secrets()])
         self._api = ChatCompletions(
             self._connection.client,
-            parse_base_url(url or DEFAULT_BASE_URL, "OPENROUTER_BASE_URL"),
+            base,
             {"Authorization": f"Bearer {key}"},
-            secrets=(key,),
             extra={"usage": {"include": True}},
         )
 

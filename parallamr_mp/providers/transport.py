@@ -8,6 +8,7 @@ Session (no netrc, no cookies, no redirects asked for)
 
 from __future__ import annotations
 
+import http.client
 import os.path
 import socket
 import ssl
@@ -64,9 +65,25 @@ class _UnderWay(threading.local):
 _under_way = _UnderWay()
 
 
+class _FinalAnswer(http.client.HTTPResponse):
+    """The first answer that is not interim.
+
+    Any number of 1xx may come before the answer (RFC 9110, 15.2), but `begin`
+    skips 100 alone: a 103 Early Hints would count as the answer, and the real
+    one be read as that of the next request on this connection. So all are
+    reported as 100, but for 101, after which the connection speaks no HTTP.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        interim = 100 <= status < 200 and status != http.client.SWITCHING_PROTOCOLS
+        return version, http.client.CONTINUE if interim else status, reason
+
+
 class _Watched(HTTPConnection):
     """A connection whose socket can be cut from outside, and which distrusts itself when it has idled."""
 
+    response_class = _FinalAnswer
     idle_since: float | None = None
 
     @property
@@ -194,6 +211,8 @@ class DeadlineAdapter(HTTPAdapter):
         _under_way.call, _under_way.connection = call, None
         try:
             response = super().send(request, stream, limits, verify, cert, proxies)
+            if response.status_code < 200:
+                response.close()  # 101: what else comes is no HTTP, so the pool must not get this one back
             if not stream:
                 _ = response.content
         except Exception as error:
@@ -213,6 +232,10 @@ class DeadlineAdapter(HTTPAdapter):
         if call.expired and not _says_where_it_ends(response):
             raise requests.ReadTimeout("the deadline has passed", request=request)
         return response
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown of the proxies' users and passwords."""
+        return self._proxies.secrets()
 
     def close(self) -> None:
         """Closes idle connections and ends the watchdog's thread."""

@@ -441,6 +441,20 @@ def flatten(
         yield from _cells(value, (), max_depth, max_items, max_keys)
 
 
+def exceeds(value: Json, *, max_depth: int = 6, max_items: int = 50, max_keys: int = 200) -> bool:
+    """Whether `flatten`, given the same bounds, keeps a part of `value` together as JSON text."""
+
+    def too_much(part: Any, depth: int) -> bool:
+        if not isinstance(part, dict | list) or not part:
+            return False
+        if depth >= max_depth or len(part) > (max_items if isinstance(part, list) else max_keys):
+            return True
+        items = part if isinstance(part, list) else part.values()
+        return any(too_much(item, depth + 1) for item in items)
+
+    return too_much(value, 1 if isinstance(value, list) else 0)
+
+
 def _cells(
     value: Any, path: Path, max_depth: int, max_items: int, max_keys: int
 ) -> Iterator[tuple[Path, str]]:

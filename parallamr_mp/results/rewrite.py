@@ -7,6 +7,7 @@ One record in memory at a time.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,13 +16,14 @@ from typing import BinaryIO
 
 from parallamr_mp.errors import OutputError
 from parallamr_mp.models import RESULT_COLUMNS
-from parallamr_mp.results.flatten import ColumnNames, extract_json, flatten
+from parallamr_mp.results.flatten import ColumnNames, exceeds, extract_json, flatten
 from parallamr_mp.results.records import decode_record, encode_record
 from parallamr_mp.results.scan import complete_records
 
 MAX_DEPTH = 6
 MAX_ITEMS = 50
 MAX_COLUMNS = 1000
+_GO_ON_EVERY = 100
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -30,9 +32,14 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     """A new file that becomes `path` when the block ends well and vanishes when it does not."""
     real = os.path.realpath(path)
     folder, name = os.path.split(real)
+    prefix, suffix = f".{name[:40]}.", ".tmp"
+    for stale in glob.glob(f"{glob.escape(os.path.join(folder, prefix))}*{suffix}"):
+        # Of a run that was killed while it rewrote: whoever rewrites holds the lock.
+        with contextlib.suppress(OSError):
+            os.unlink(stale)
     try:
         # 40 characters are at most 160 bytes: with what is added, the name fits where the old one just did.
-        fd, temporary = tempfile.mkstemp(prefix=f".{name[:40]}.", suffix=".tmp", dir=folder)
+        fd, temporary = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)
     except OSError as error:
         raise OutputError(f"{path}: no new file can be made beside it: {error.strerror}") from error
     try:
@@ -73,51 +80,53 @@ class Flattened:
     columns: int
     rows: int
     """Rows whose answer held JSON."""
+    folded: int
+    """Of these, rows with JSON so deep or long that a part of it stays together as JSON text."""
     dropped: int
     """Values left out because of the cap on columns; they are in `output`."""
 
 
-def flatten_results(path: str, base: tuple[str, ...]) -> Flattened:
+def flatten_results(path: str, base: tuple[str, ...], go_on: Callable[[], None] = lambda: None) -> Flattened:
     """Gives every key of the JSON in the answers a column of its own, behind the columns `base`.
 
     Reads the file twice: once for the names, once for the values. Columns of an
     earlier flattening are made anew from `output`, so that it can be repeated
-    after more rows have come. Raises `OutputError`, leaving the file as it was.
+    after more rows have come. `go_on` is called now and then, and may raise to
+    end it. Raises `OutputError`. Whatever is raised, the file is as it was.
     """
     output_at = len(base) - len(RESULT_COLUMNS) + RESULT_COLUMNS.index("output")
     names = ColumnNames(base, max_columns=MAX_COLUMNS)
-    rows = 0
-    for cells in _rows(path):
-        found = False
-        for parts, _ in _values(cells[output_at]):
-            names.name(parts)
-            found = True
-        rows += found
+    rows = folded = 0
+    for cells in _rows(path, go_on):
+        value = extract_json(cells[output_at])
+        if value is not None:
+            rows += 1
+            folded += exceeds(value, max_depth=MAX_DEPTH, max_items=MAX_ITEMS)
+            for parts, _ in flatten(value, max_depth=MAX_DEPTH, max_items=MAX_ITEMS):
+                names.name(parts)
     dropped = names.dropped
     columns = tuple(names.columns)
     place = {name: index for index, name in enumerate(columns)}
 
     with _replacing(path) as stream:
         stream.write(encode_record((*base, *columns)))
-        for cells in _rows(path):
+        for cells in _rows(path, go_on):
             extra = [""] * len(columns)
-            for parts, text in _values(cells[output_at]):
+            value = extract_json(cells[output_at])
+            values = flatten(value, max_depth=MAX_DEPTH, max_items=MAX_ITEMS) if value is not None else ()
+            for parts, text in values:
                 name = names.name(parts)
                 if name is not None:
                     extra[place[name]] = text
             stream.write(encode_record((*cells[: len(base)], *extra)))
-    return Flattened(len(columns), rows, dropped)
+    return Flattened(len(columns), rows, folded, dropped)
 
 
-def _rows(path: str) -> Iterator[list[str]]:
+def _rows(path: str, go_on: Callable[[], None]) -> Iterator[list[str]]:
     with open(path, "rb") as stream:
         records = complete_records(stream)
         next(records, None)
-        for _, record in records:
+        for number, (_, record) in enumerate(records):
+            if number % _GO_ON_EVERY == 0:
+                go_on()
             yield decode_record(record)
-
-
-def _values(answer: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    value = extract_json(answer)
-    if value is not None:
-        yield from flatten(value, max_depth=MAX_DEPTH, max_items=MAX_ITEMS)

@@ -132,7 +132,7 @@ def test_a_name_as_long_as_a_name_may_be_can_be_rewritten(tmp_path):
 def test_keys_get_columns_whatever_order_they_turn_up_in(path):
     answers = [{"a": 1, "b": "x"}, {"b": "y", "a": 2}, {"c": {"d": [True, None, 1.5]}}, {"a": 3}]
     path.write_bytes(HEADER + b"".join(result(row, json.dumps(a)) for row, a in enumerate(answers, start=1)))
-    assert flatten_results(str(path), BASE) == Flattened(columns=5, rows=4, dropped=0)
+    assert flatten_results(str(path), BASE) == Flattened(columns=5, rows=4, folded=0, dropped=0)
     rows = read(path)
     assert list(rows[0])[len(BASE) :] == ["a", "b", "c_d_0", "c_d_1", "c_d_2"]
     assert [flattened(row) for row in rows] == [
@@ -182,7 +182,7 @@ def test_rows_without_json_are_left_empty_behind_their_own_columns(path):
 def test_a_file_without_json_or_without_rows_stays_as_it_is(path):
     for content in (HEADER, HEADER + result(1, "plain")):
         path.write_bytes(content)
-        assert flatten_results(str(path), BASE) == Flattened(0, 0, 0)
+        assert flatten_results(str(path), BASE) == Flattened(0, 0, 0, 0)
         assert path.read_bytes() == content
 
 
@@ -231,7 +231,7 @@ def test_after_more_rows_the_columns_are_made_anew_from_every_answer(path):
     with open(path, "ab") as stream:
         stream.write(result(2, '{"new": 2, "a": 3}', extra=("",)))
         stream.write(result(3, "plain", extra=("",)))
-    assert flatten_results(str(path), BASE) == Flattened(columns=2, rows=2, dropped=0)
+    assert flatten_results(str(path), BASE) == Flattened(columns=2, rows=2, folded=0, dropped=0)
     assert [flattened(row) for row in read(path)] == [{"a": "1"}, {"new": "2", "a": "3"}, {}]
 
 
@@ -249,7 +249,7 @@ def test_beyond_the_cap_on_columns_keys_are_counted_and_stay_in_the_output(path,
     monkeypatch.setattr(rewrite, "MAX_COLUMNS", 3)
     answer = json.dumps({f"k{number}": number for number in range(10)})
     path.write_bytes(HEADER + result(1, answer) + result(2, answer))
-    assert flatten_results(str(path), BASE) == Flattened(columns=3, rows=2, dropped=7)
+    assert flatten_results(str(path), BASE) == Flattened(columns=3, rows=2, folded=0, dropped=7)
     for row in read(path):
         assert flattened(row) == {"k0": "0", "k1": "1", "k2": "2"}
         assert row["output"] == answer
