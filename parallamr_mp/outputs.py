@@ -125,7 +125,7 @@ class Outputs:
                 output.existed = os.path.isfile(output.path) and os.path.getsize(output.path) > 0
 
     def locks(self) -> list[tuple[str, str]]:
-        """The locks of a run, as (lock file, what it stands for): each beside the very file, by whatever name.
+        """The locks of a run, as (lock file, what it stands for): each beside the file itself.
 
         The first is the one that notes the processes of the run. Nothing to
         lock: standard output, a pipe, a device.

@@ -23,7 +23,7 @@ from parallamr_mp.prompts import Template
 from parallamr_mp.rescue import adopt, rescue_files
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.scan import Scan, cells_key, extra_columns, row_key, scan_results
-from parallamr_mp.resume import Identities, apply, match, notices
+from parallamr_mp.resume import Identities, Matching, cut, match, notices, replace_rows
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
 
@@ -51,6 +51,8 @@ class Plan:
         self.columns = columns_for(table.columns)
         self.survey = Survey()
         self._done: bytearray | None = None
+        self._found: Matching | None = None
+        self._written = bytearray()
         self.done_errors = 0
         """Of the experiments that are done, how many ended in an error row."""
 
@@ -158,7 +160,7 @@ class Plan:
         return scans
 
     def resume(self, scans: list[Scan | None]) -> list[str]:
-        """Ticks off what is finished, and takes rows to be asked again out of their files.
+        """Ticks off what is finished.
 
         Returns notices for the user. Raises `OutputError`.
         """
@@ -177,9 +179,22 @@ class Plan:
         found = match(
             self.survey.asked, scans, retry_errors=self._config.retry_errors, redo_changed=redo_changed
         )
-        apply(found, scans, self.outputs.files)
-        self._done, self.done_errors = found.done, found.errors
+        cut(scans)
+        self._found, self._done, self.done_errors = found, found.done, found.errors
         return told + notices(found, scans, redo_changed=redo_changed)
+
+    def note_written(self, ordinal: int) -> None:
+        """The experiment's new result has been accepted for its file."""
+        if self._found is not None:
+            if not self._written:
+                self._written = bytearray(self.survey.experiments)
+            self._written[ordinal] = 1
+
+    def finish(self) -> None:
+        """Lets new results take the place of the rows they replace. After the writer has ended."""
+        if self._found is not None:
+            written = self._written or bytearray(self.survey.experiments)
+            replace_rows(self._found, self.survey.asked, written, self.outputs.files)
 
     # ── pass 2 ───────────────────────────────────────────────────────────────
 

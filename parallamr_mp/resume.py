@@ -1,7 +1,8 @@
 """Which experiments a results file has answered already: decided here, applied to files below.
 
     identities of the table (Survey) ─┐
-    scans of the results files ───────┴─► match ─► Matching ─► apply: cut torn ends, take rows out
+    scans of the results files ───────┴─► match ─► Matching ─► before the run: cut torn ends
+                                                            └► after it: take replaced rows out
 
 An experiment is *done* when a result has its identity (a multiset: equal rows
 each claim one). A result that nobody claims may have the very cells of an
@@ -9,6 +10,10 @@ experiment that is not done: then what is asked about that row was *changed*
 since (its prompt, context, system text or parameters), and the result is an
 answer to what it was before. Results that are left are of rows that were
 edited or *removed*, or are out of this run's range.
+
+A row that is asked again stays in its file until its new result is there too;
+then it goes, in one step for all of a file. Whoever is killed in between leaves
+both, and the next run knows an error beside a result for what it is.
 """
 
 from __future__ import annotations
@@ -44,8 +49,10 @@ class Matching:
 
     done: bytearray
     """1 for each ordinal that is not asked again."""
-    drops: list[set[int]]
-    """Rows to take out of each file, by their index in it."""
+    replaces: array[int]
+    """By ordinal: the row, by its index in the file, that the new result takes the place of; -1: none."""
+    leftovers: list[set[int]]
+    """By file: errors of rows that have a result besides."""
     errors: int = 0
     """Of those done, how many are error rows."""
     retried: int = 0
@@ -65,13 +72,12 @@ def match(
     `redo_changed`; an old *error* is no answer and always gives way.
     """
     total = len(asked.ids)
-    found = Matching(bytearray(total), [set() for _ in scans])
+    found = Matching(bytearray(total), array("q", [-1]) * total, [set() for _ in scans])
     finished = [Finished(scan) if scan is not None else None for scan in scans]
-    retried = bytearray(total)
     for same_row in (True, False):
         for ordinal in range(total):
             file = finished[asked.files[ordinal]]
-            if file is None or found.done[ordinal] or retried[ordinal]:
+            if file is None or found.done[ordinal] or found.replaces[ordinal] >= 0:
                 continue
             if same_row:
                 index = file.claim_same_row(asked.ids[ordinal], asked.keys[ordinal])
@@ -80,13 +86,12 @@ def match(
             if index is None:
                 continue
             if retry_errors and file.is_error(index):
-                retried[ordinal] = 1
-                found.drops[asked.files[ordinal]].add(index)
+                found.replaces[ordinal] = index
+                found.retried += 1
             else:
                 found.done[ordinal] = 1
                 found.errors += file.is_error(index)
-    found.retried = sum(retried)
-    _match_changed(asked, scans, finished, found, retried, redo=redo_changed)
+    _match_changed(asked, scans, finished, found, redo=redo_changed)
     return found
 
 
@@ -95,7 +100,6 @@ def _match_changed(
     scans: Sequence[Scan | None],
     finished: Sequence[Finished | None],
     found: Matching,
-    retried: bytearray,
     *,
     redo: bool,
 ) -> None:
@@ -117,36 +121,48 @@ def _match_changed(
         return
     for ordinal in range(len(asked.ids)):
         number = asked.files[ordinal]
-        if found.done[ordinal] or retried[ordinal]:
-            continue
-        error = by_row[number].pop(asked.keys[ordinal], None)
-        if error is not None:
+        error = by_row[number].pop(asked.keys[ordinal], -1)
+        if error >= 0:
             found.removed -= 1
-            found.drops[number].add(error)
+            if found.done[ordinal] or found.replaces[ordinal] >= 0:
+                found.leftovers[number].add(error)
+            else:
+                found.replaces[ordinal] = error
+        if found.done[ordinal] or found.replaces[ordinal] >= 0:
+            continue
         same = by_cells[number].get(asked.cells[ordinal])
         if same:
             found.removed -= 1
             found.changed += 1
             index = same.pop(0)
             if redo:
-                found.drops[number].add(index)
+                found.replaces[ordinal] = index
             else:
                 found.done[ordinal] = 1
 
 
-def apply(found: Matching, scans: Sequence[Scan | None], outputs: Sequence[Output]) -> None:
-    """Cuts torn ends off and takes rows out that will be asked again.
+def cut(scans: Sequence[Scan | None]) -> None:
+    """Cuts torn ends off.
 
-    Runs in the parent before the writer starts: until then the files are the
-    parent's. Each file is changed in one step. Raises `OutputError`.
+    Runs in the parent before the writer starts: until then the files are the parent's.
     """
-    for output, scan, drop in zip(outputs, scans, found.drops, strict=True):
-        if scan is None or output.path is None:
-            continue
-        if drop:
-            _, output.offset = drop_records(output.path, drop.__contains__)
-        elif scan.torn:
-            os.truncate(output.path, scan.end)
+    for scan in scans:
+        if scan is not None and scan.torn:
+            os.truncate(scan.path, scan.end)
+
+
+def replace_rows(found: Matching, asked: Identities, written: bytearray, outputs: Sequence[Output]) -> None:
+    """Takes out the rows whose place a written result has taken, each file in one step.
+
+    Runs in the parent after the writer has ended. Raises `OutputError`.
+    """
+    drops = [set(leftover) for leftover in found.leftovers]
+    for ordinal, index in enumerate(found.replaces):
+        if index >= 0 and written[ordinal]:
+            drops[asked.files[ordinal]].add(index)
+    for output, drop in zip(outputs, drops, strict=True):
+        if drop and output.path is not None:
+            drop_records(output.path, drop.__contains__)
 
 
 def notices(found: Matching, scans: Sequence[Scan | None], *, redo_changed: bool) -> list[str]:

@@ -65,15 +65,8 @@ class Injected:
 class RowResults:
     """Turns final outcomes into rows and hands them to the writer. Used by the dispatcher's thread."""
 
-    def __init__(
-        self,
-        spec: AttemptSpec,
-        outputs: Outputs,
-        headers: tuple[str, ...],
-        writer: WriterPeer,
-        bus: events.EventBus,
-    ) -> None:
-        self._spec, self._outputs, self._columns = spec, outputs, headers
+    def __init__(self, spec: AttemptSpec, plan: Plan, writer: WriterPeer, bus: events.EventBus) -> None:
+        self._spec, self._plan, self._outputs, self._columns = spec, plan, plan.outputs, plan.columns
         self._writer, self._bus = writer, bus
         self._opened: set[int] = set()
 
@@ -98,6 +91,7 @@ class RowResults:
         if task.file not in self._opened:
             self._open(task.file)
         self._writer.append(Append(job.id, task.file, record))
+        self._plan.note_written(job.id)
         self._bus.publish(
             events.RowDone(
                 task.row_number,
@@ -260,6 +254,7 @@ def _run_locked(
     signum = None
     if done < total:
         signum = _dispatch(plan, config, spec, bus, lock, slots=min(config.procs or 1, total - done))
+    plan.finish()
     if signum is None or spooled:
         # A file that is resumed gets its columns then; what goes to standard output, now or never.
         signum = _flatten(plan, config, bus) or signum
@@ -307,7 +302,7 @@ def _dispatch(
             make_seat=worker,
             slots=slots,
             threads=config.threads,
-            results=RowResults(spec, plan.outputs, plan.columns, WriterPeer(writer, note), bus),
+            results=RowResults(spec, plan, WriterPeer(writer, note), bus),
             schedule=Schedule(config.limits, config.total_limit),
             retry=RetryPolicy(config.max_retries),
             bus=bus,

@@ -332,6 +332,38 @@ def test_redoing_errors_after_a_cut_gives_each_row_once(tmp_path_factory, topics
     assert {row["status"] for row in sweep.rows()} == {"ok"}
 
 
+def test_an_error_row_stays_until_its_result_is_there(sweep):
+    sweep.run(["a", "b", "c"], failing=["b", "c"])
+    before = sweep.content()
+    with_errors = []
+
+    class Looks(Spy):
+        def complete(self, request):
+            with_errors.append(sweep.content().startswith(before))
+            return super().complete(request)
+
+    runner = create_experiment_runner(procs=0, threads=1, providers={"mock": Looks()})
+    runner.run_experiments(sweep.prompt, sweep.table, sweep.output, resume=True, retry_errors=True)
+    assert with_errors == [True, True]
+    assert [row["status"] for row in sweep.rows()] == ["ok", "ok", "ok"]
+
+
+def test_an_error_beside_its_result_as_a_killed_run_leaves_it_goes_and_the_result_stays(sweep):
+    topics = ["a", "b", "b"]
+    sweep.run(topics, failing=["b"])
+    failed = sweep.content()
+    sweep.resume(retry_errors=True)
+    done = sweep.content()
+    # Killed before it could take the errors out: everything that was ever written is there.
+    results = done[len(failed[: next(end for n, end in enumerate(record_ends(failed)) if n == 1)]) :]
+    for retry_errors in (False, True):
+        sweep.replace(failed + results)
+        assert not sweep.resume(retry_errors=retry_errors)
+        assert sweep.numbers() == [(1, 0), (2, 0), (3, 0)]
+        assert {row["status"] for row in sweep.rows()} == {"ok"}
+        assert sweep.summary.notices == ()
+
+
 def test_a_missing_input_file_that_turns_up_replaces_its_error_row(sweep):
     sweep.contexts = [str(sweep.folder / "{{topic}}.md")]
     (sweep.folder / "a.md").write_text("On a")

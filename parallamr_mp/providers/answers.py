@@ -11,7 +11,7 @@ from parallamr_mp.providers.failures import redact
 from parallamr_mp.providers.json_text import dumps, loads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _SHOWN = 200
 _CUT_REASONS = {"length", "max_tokens"}
@@ -27,7 +27,7 @@ def encode(body: dict[str, Any]) -> bytes:
         raise ProviderError("bad_request", f"the request cannot be written as JSON: {error}") from None
 
 
-def decode(content: bytes, endpoint: str, secrets: Iterable[str] = ()) -> dict[str, Any]:
+def decode(content: bytes, endpoint: str, secrets: Callable[[], Iterable[str]] = tuple) -> dict[str, Any]:
     """The JSON object an answer holds. Raises `ProviderError` as `bad_reply` makes it."""
     what = "the answer is no JSON object"
     payload = None
@@ -41,18 +41,20 @@ def decode(content: bytes, endpoint: str, secrets: Iterable[str] = ()) -> dict[s
     return payload
 
 
-def bad_reply(what: str, content: bytes, endpoint: str, secrets: Iterable[str] = ()) -> ProviderError:
-    """The error for a complete answer that cannot be understood, with its beginning, without `secrets`.
+def bad_reply(
+    what: str, content: bytes, endpoint: str, secrets: Callable[[], Iterable[str]] = tuple
+) -> ProviderError:
+    """The error for a complete answer that makes no sense, with its beginning, without what `secrets` returns.
 
     Final: the server has answered, and may want to be paid for it each time.
     """
-    secrets = tuple(secrets)
-    shown = redact(content.decode("utf-8", errors="replace"), secrets)
+    hide = tuple(secrets())
+    shown = redact(content.decode("utf-8", errors="replace"), hide)
     try:
         plain = dumps(loads(content))
     except (ValueError, RecursionError):
         plain = ""
-    if (hidden := redact(plain, secrets)) != plain:
+    if (hidden := redact(plain, hide)) != plain:
         shown = hidden  # it may stand there twice, once in JSON's escapes: those are gone here
     return ProviderError("bad_reply", f"{what}: {shown[:_SHOWN]!r}", endpoint=endpoint)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import RESERVED_PARAMS, ChatRequest, ModelInfo, Reply
@@ -85,10 +85,10 @@ class ChatCompletions:
         return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     def _decode(self, reply: HttpReply) -> dict[str, Any]:
-        return decode(reply.content, self.base.shown, self._client.secrets())
+        return decode(reply.content, self.base.shown, self._client.secrets)
 
     def _bad_reply(self, what: str, reply: HttpReply) -> ProviderError:
-        return bad_reply(what, reply.content, self.base.shown, self._client.secrets())
+        return bad_reply(what, reply.content, self.base.shown, self._client.secrets)
 
     def _failure(self, reply: HttpReply, model: str, status: int | None = None) -> ProviderError:
         return failure_from_status(
@@ -159,7 +159,7 @@ def _status_of(error: object) -> int:
 
 
 def _cost(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         return None
     return float(value)
 

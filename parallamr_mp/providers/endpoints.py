@@ -88,12 +88,9 @@ def secrets_of(user: str, password: str) -> tuple[str, ...]:
     A user without a password is a token.
     """
     both = f"{user}:{password}"
-    # `requests` writes Latin-1 where it can, we write UTF-8; the padding at the end may get lost.
-    sent = [
-        base64.b64encode(both.encode("utf-8", "replace")),
-        base64.b64encode(both.encode("latin-1", "replace")),
-    ]
-    encoded = {form for code in sent for form in (code.decode(), code.decode().rstrip("="))}
+    # `requests` writes Latin-1, we write UTF-8; the padding at the end may get lost.
+    sent = [base64.b64encode(both.encode(charset, "replace")).decode() for charset in ("utf-8", "latin-1")]
+    encoded = {form for code in sent for form in (code, code.rstrip("="))}
     return (password or user, both, *sorted(encoded))
 
 

@@ -157,7 +157,7 @@ def _as_text(value: object) -> str:
 
 
 def _cut(text: str) -> str:
-    text = text.strip()
+    text = text.encode(errors="replace").decode().strip()  # lone surrogates cannot be printed
     return text if len(text) <= _MAX_WORDS else text[:_MAX_WORDS].rstrip() + "…"
 
 
@@ -214,5 +214,6 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 def _forms(secret: str) -> frozenset[str]:
     """The ways in which an echo may write a secret."""
     escaped = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    quoted = {quote(secret, safe=safe, errors="replace") for safe in ("", "/")}
     slashes = {form.replace("/", "\\/") for form in escaped}
-    return frozenset({secret, html.escape(secret), quote(secret, safe=""), quote(secret), *escaped, *slashes})
+    return frozenset({secret, html.escape(secret), *quoted, *escaped, *slashes})

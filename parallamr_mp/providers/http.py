@@ -219,7 +219,7 @@ def _session_secrets(session: requests.Session) -> list[str]:
 
     Asked anew each time: a session that is not ours may change.
     """
-    proxies = [url for url in session.proxies.values() if isinstance(url, str)]
+    proxies = [url for url in session.proxies.values() if url]
     if session.trust_env:
         proxies += urllib.request.getproxies().values()
     found = [secret for url in proxies for secret in url_secrets(url if "://" in url else f"http://{url}")]

@@ -33,5 +33,9 @@ def dumps(value: object) -> str:
     """Whatever `loads` returns, as JSON again, without spaces."""
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # lone surrogates, integers beyond 64 bits
+    except TypeError:  # lone surrogates, integers beyond 64 bits, more than 254 levels
+        pass
+    try:
         return json.dumps(value, separators=(",", ":"))
+    except RecursionError:
+        return '"(nested too deeply)"'

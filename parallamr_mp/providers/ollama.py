@@ -125,10 +125,10 @@ class OllamaProvider:
         return reply
 
     def _decode(self, reply: HttpReply) -> dict[str, Any]:
-        return decode(reply.content, self._base.shown, self._connection.client.secrets())
+        return decode(reply.content, self._base.shown, self._connection.client.secrets)
 
     def _bad_reply(self, what: str, reply: HttpReply) -> ProviderError:
-        return bad_reply(what, reply.content, self._base.shown, self._connection.client.secrets())
+        return bad_reply(what, reply.content, self._base.shown, self._connection.client.secrets)
 
     def _failure(
         self, reply: HttpReply, model: str, status: int | None = None, *, any_404_is_the_model: bool = True

@@ -190,7 +190,11 @@ class Finished:
     def __init__(self, scan: Scan) -> None:
         self._ids, self._rows, self._errors = scan.ids, scan.rows, scan.errors
         ids, rows = scan.ids, scan.rows
-        self._order = array("Q", sorted(range(len(ids)), key=lambda i: ids[i] << 64 | rows[i]))
+        # Of an error and a result of one row, as a killed run may leave them, the result comes first.
+        errors = scan.errors
+        self._order = array(
+            "Q", sorted(range(len(ids)), key=lambda i: (ids[i] << 64 | rows[i]) << 1 | errors[i])
+        )
         self._claimed = bytearray(len(ids))
         self._next_free: dict[int, int] = {}
 

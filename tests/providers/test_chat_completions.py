@@ -218,11 +218,50 @@ def test_an_error_inside_a_200_is_judged_by_its_code(server, provider, error, ki
 
 
 @pytest.mark.parametrize("body", [b'{"choices": [', b"<html>", b""])
-def test_an_answer_that_is_no_json_may_be_asked_for_again(server, provider, body):
+def test_an_answer_that_is_no_json_is_not_paid_for_twice(server, provider, body):
     server.behave(bad_json(body))
     error = failure_of(provider)
-    assert (error.kind, error.retryable) == ("bad_reply", True)
+    assert (error.kind, error.retryable) == ("bad_reply", False)
     assert body.decode() in str(error)
+
+
+GOOD = b'{"choices": [{"message": {"content": "@"}, "finish_reason": "stop"}], "usage": {"cost": 0.5}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "cost"),
+    [
+        (GOOD.replace(b"@", rb"a\ud800b"), "a\ud800b", 0.5),
+        (GOOD.replace(b"@", b"caf\xe9"), "caf\ufffd", 0.5),
+        (GOOD.replace(b"@", b"two\nlines"), "two\nlines", 0.5),
+        (b"\xef\xbb\xbf" + GOOD, "@", 0.5),
+        (GOOD.replace(b"0.5", b"NaN"), "@", None),
+        (GOOD.replace(b"0.5", b"1e999"), "@", None),
+        (GOOD.replace(b'"cost": 0.5', b'"prompt_tokens": -Infinity'), "@", None),
+        (GOOD.replace(b'"cost": 0.5', b'"prompt_tokens": 1e999'), "@", None),
+        (GOOD.replace(b'"cost": 0.5', b'"prompt_tokens": 1' + b"0" * 400), "@", None),
+        (GOOD.replace(b"0.5", b"1" + b"0" * 400), "@", None),
+    ],
+)
+def test_an_answer_in_careless_json_is_still_an_answer(server, provider, body, text, cost):
+    server.behave(status(200, body=body))
+    reply = provider.complete(HELLO)
+    assert (reply.text, reply.cost_usd, reply.input_tokens, reply.warnings) == (text, cost, None, ())
+
+
+def test_tool_calls_in_careless_json_are_still_json(server, provider):
+    calls = '[{"x":"\\ud800","y":' + "1" * 30 + "}]"
+    server.behave(status(200, body=b'{"choices": [{"message": {"tool_calls": ' + calls.encode() + b"}}]}"))
+    assert provider.complete(HELLO).text.startswith('[{"x":"\\ud800","y":1')
+
+
+@pytest.mark.parametrize("depth", [300, 100_000])
+def test_json_without_end_is_a_final_error(server, provider, depth):
+    server.behave(status(200, body=b"[" * depth + b"]" * depth))
+    error = failure_of(provider)
+    assert (error.kind, error.retryable) == ("bad_reply", False)
+    server.behave(status(400, body=b'{"error": ' + b"[" * depth + b"]" * depth + b"}"))
+    assert failure_of(provider).kind == "bad_request"
 
 
 @pytest.mark.parametrize(

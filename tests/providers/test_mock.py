@@ -92,7 +92,7 @@ def test_an_answer_slower_than_the_timeout_is_a_timeout():
     slept: list[float] = []
     with pytest.raises(ProviderError) as caught:
         ask(provider=MockProvider(timeout=0.5, latency=9, env={}, sleep=slept.append))
-    assert (caught.value.kind, caught.value.retryable, slept) == ("timeout", True, [0.5])
+    assert (caught.value.kind, caught.value.retryable, slept) == ("timeout", False, [0.5])
 
 
 BAD = [

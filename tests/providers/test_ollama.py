@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from ollama._types import ChatRequest as Judge
-from support.behaviours import answer, model_not_found, status
+from support.behaviours import answer, model_not_found, status, wait_for
 from support.server import FakeServer
 
 from parallamr_mp.errors import BadInput, ProviderError
@@ -145,7 +148,7 @@ def test_any_404_of_a_chat_means_the_model(server, provider, behaviour):
         (status(503), "server", True),
         (status(400), "bad_request", False),
         (status(200, body={"error": "runner died"}), "server", True),
-        (status(200, body=b"{"), "bad_reply", True),
+        (status(200, body=b"{"), "bad_reply", False),
         (status(200, body={}), "bad_reply", False),
     ],
 )
@@ -177,6 +180,20 @@ def test_the_context_window_is_asked_for_once_a_model(server, provider):
 def test_num_ctx_of_the_model_file_counts_before_the_models_own(server, provider, shown, window):
     server.behave_lookup(status(200, body=shown))
     assert provider.context_window("m") == window
+
+
+def test_windows_of_different_models_are_asked_for_side_by_side(server, provider):
+    models, both = ["fake-small", "fake-large"], threading.Event()
+
+    def once_all_are_here(_):
+        if len(server.lookups) == len(models):
+            both.set()
+        return wait_for(both, status(200, body={"model_info": {"a.context_length": 7}}))
+
+    server.behave_lookup(once_all_are_here)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(provider.context_window, models * 4)) == [7] * 8
+    assert len(server.lookups) == len(models)
 
 
 def test_a_look_up_that_fails_is_no_error():

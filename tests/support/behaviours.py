@@ -255,6 +255,24 @@ def slow(seconds: float, then: Behaviour | None = None) -> Behaviour:
 
 
 @dataclass(frozen=True, slots=True)
+class _Interim:
+    codes: tuple[int, ...]
+    seconds: float
+    then: Behaviour
+
+    def play(self, exchange: Exchange) -> None:
+        for code in self.codes:
+            exchange.send(f"HTTP/1.1 {code} Wait\r\nlink: </x>; rel=preload\r\n\r\n".encode())
+        exchange.pause(self.seconds)
+        self.then.play(exchange)
+
+
+def interim(*codes: int, seconds: float = 0.2, then: Behaviour | None = None) -> Behaviour:
+    """Interim answers with these codes, such as 103, and after that long the real one."""
+    return _Interim(codes, seconds, then or answer())
+
+
+@dataclass(frozen=True, slots=True)
 class _WaitFor:
     event: threading.Event
     then: Behaviour
