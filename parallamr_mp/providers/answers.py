@@ -44,7 +44,7 @@ def decode(content: bytes, endpoint: str, secrets: Callable[[], Iterable[str]] =
 def bad_reply(
     what: str, content: bytes, endpoint: str, secrets: Callable[[], Iterable[str]] = tuple
 ) -> ProviderError:
-    """The error for a complete answer that makes no sense, with its beginning, without what `secrets` returns.
+    """The error for a complete answer without sense, with its beginning, without what `secrets` returns.
 
     Final: the server has answered, and may want to be paid for it each time.
     """
