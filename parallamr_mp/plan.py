@@ -8,7 +8,7 @@ pass 2   jobs           rows are read again, as slots get free
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -159,14 +159,17 @@ class Plan:
             scans.append(scan)
         return scans
 
-    def resume(self, scans: list[Scan | None]) -> list[str]:
+    def resume(self, scans: list[Scan | None], inherited: Sequence[str] = ()) -> list[str]:
         """Ticks off what is finished.
+
+        `inherited`: where the workers of runs that are gone may have saved
+        answers, besides this run's own place.
 
         Returns notices for the user. Raises `OutputError`.
         """
         redo_changed = self._config.redo_changed
         rescued, foreign = adopt(
-            rescue_files(self.outputs.rescue_path()),
+            rescue_files([self.outputs.rescue_path(), *inherited]),
             self.columns,
             self.survey.asked,
             scans,
@@ -199,7 +202,16 @@ class Plan:
     # ── pass 2 ───────────────────────────────────────────────────────────────
 
     def jobs(self) -> Iterator[Job]:
-        """Every experiment that has no result yet, in order. Its `id` is its ordinal in the run."""
+        """Every experiment that has no result yet, in order. Its `id` is its ordinal in the run.
+
+        Raises `InputChanged` when the table is not what it was in the first pass.
+        """
+        try:
+            yield from self._jobs()
+        except BadInput as error:
+            raise self._changed() from error
+
+    def _jobs(self) -> Iterator[Job]:
         config, done, ids = self._config, self._done, self.survey.asked.ids
         ordinal = 0
         for experiment in self._rows():

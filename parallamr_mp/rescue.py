@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from parallamr_mp.errors import BadInput
 from parallamr_mp.outputs import Output
@@ -22,9 +22,11 @@ from parallamr_mp.results.writer import IncrementalCSVWriter
 from parallamr_mp.resume import Identities
 
 
-def rescue_files(prefix: str | None) -> list[str]:
-    """The rescue files that wait for a `--resume` of this output."""
-    return sorted(glob.glob(f"{glob.escape(prefix)}*.csv")) if prefix is not None else []
+def rescue_files(prefixes: Iterable[str | None]) -> list[str]:
+    """The rescue files that wait for a `--resume`, by how their paths begin."""
+    return sorted(
+        {path for prefix in prefixes if prefix for path in glob.glob(f"{glob.escape(prefix)}*.csv")}
+    )
 
 
 def adopt(

@@ -197,7 +197,7 @@ def _run(
     if fresh:
         plan.outputs.refuse_existing()
     plan.outputs.check(_input_files(config, plan))
-    with _locked(plan.outputs, config, bus) as lock:
+    with _locked(plan.outputs, config, bus) as locks:
         plan.outputs.look_again()
         if fresh:
             plan.outputs.refuse_existing()
@@ -207,20 +207,25 @@ def _run(
         if config.overwrite:
             plan.outputs.empty()
         if config.resume:
-            for notice in plan.resume(scans):
+            inherited = [prefix for lock in locks for prefix in lock.inherited]
+            for notice in plan.resume(scans, inherited):
                 bus.publish(events.Notice(notice))
-        return _run_locked(config, plan, providers, bus, injected, tally, lock, spooled=spooled)
+        return _run_locked(config, plan, providers, bus, injected, tally, locks, spooled=spooled)
 
 
 @contextlib.contextmanager
-def _locked(outputs: Outputs, config: RunConfig, bus: events.EventBus) -> Iterator[OutputLock | None]:
+def _locked(outputs: Outputs, config: RunConfig, bus: events.EventBus) -> Iterator[list[OutputLock]]:
     """Keeps other runs away from these outputs."""
     with contextlib.ExitStack() as stack:
-        locks = [OutputLock(path, label, grace=config.orphan_grace) for path, label in outputs.locks()]
+        rescue = outputs.rescue_path() or ""
+        locks = [
+            OutputLock(path, label, grace=config.orphan_grace, rescue=rescue)
+            for path, label in outputs.locks()
+        ]
         for lock in locks:
             lock.acquire(lambda text: bus.publish(events.Notice(text)))
             stack.callback(lock.release)
-        yield locks[0] if locks else None
+        yield locks
 
 
 def _run_locked(
@@ -230,7 +235,7 @@ def _run_locked(
     bus: events.EventBus,
     injected: Injected,
     tally: Tally,
-    lock: OutputLock | None,
+    locks: list[OutputLock],
     *,
     spooled: bool,
 ) -> RunSummary:
@@ -253,7 +258,7 @@ def _run_locked(
     )
     signum = None
     if done < total:
-        signum = _dispatch(plan, config, spec, bus, lock, slots=min(config.procs or 1, total - done))
+        signum = _dispatch(plan, config, spec, bus, locks, slots=min(config.procs or 1, total - done))
     plan.finish()
     if signum is None or spooled:
         # A file that is resumed gets its columns then; what goes to standard output, now or never.
@@ -268,7 +273,7 @@ def _dispatch(
     config: RunConfig,
     spec: AttemptSpec,
     bus: events.EventBus,
-    lock: OutputLock | None,
+    locks: list[OutputLock],
     *,
     slots: int,
 ) -> int | None:
@@ -287,8 +292,9 @@ def _dispatch(
         return (ThreadSeat if in_threads else ProcessSeat)(writer_main, (), name="writer")
 
     def note(pid: int | None) -> None:
-        if lock is not None and pid is not None:
-            lock.add_child(pid)
+        if pid is not None:
+            for lock in locks:
+                lock.add_child(pid)
 
     def note_worker(event: events.Event) -> None:
         if isinstance(event, events.WorkerStarted):

@@ -466,13 +466,22 @@ def test_flattening_that_is_ended_leaves_the_file_as_it_was_and_nothing_beside_i
     "rewrite", [lambda path: flatten_results(path, BASE), lambda path: drop_records(path, {1}.__contains__)]
 )
 def test_what_a_killed_rewrite_left_goes_with_the_next_one(tmp_path, rewrite):
-    path = tmp_path / "r.csv"
-    results_file(path, 3)
-    names = [".r.csv.abcd1234.tmp", ".other.csv.abcd1234.tmp", "r.csv.tmp"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"half")
+    path, other = tmp_path / "r.csv", tmp_path / "r"
+    left = []
+    for each in (path, other):
+        results_file(each, 3)
+
+        def look(each=each):
+            left.extend(str(name) for name in tmp_path.glob(f".{each.name}-*.tmp"))
+
+        flatten_results(str(each), BASE, look)
+    ours, foreign = left[0], left[-1]
+    assert ours != foreign
+    for name in (ours, foreign, tmp_path / "r.csv.tmp"):
+        with open(name, "wb") as stream:
+            stream.write(b"half")
     rewrite(str(path))
-    assert sorted(os.listdir(tmp_path)) == sorted(["r.csv", *names[1:]])
+    assert sorted(os.listdir(tmp_path)) == sorted(["r", "r.csv", os.path.basename(foreign), "r.csv.tmp"])
 
 
 DEEP = {"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}

@@ -62,10 +62,10 @@ def test_a_worker_saves_what_it_sent_lately_and_what_comes_after_its_parents_dea
     lately = Lately(spec)
     for row in range(1, 101):
         lately.add(record(row, row))
-    assert rescue_files(spec.rescue) == []
+    assert rescue_files([spec.rescue]) == []
     lately.rescue()
     lately.add(record(101, 101))
-    (path,) = rescue_files(spec.rescue)
+    (path,) = rescue_files([spec.rescue])
     assert path == f"{spec.rescue}{os.getpid()}.csv"
     assert numbers(path) == list(range(100 - 64 + 1, 102))
 
@@ -76,7 +76,7 @@ def test_large_answers_are_kept_for_the_threads_at_least(spec, monkeypatch):
     for row in range(1, 11):
         lately.add(record(row, row, output="x" * 6000))
     lately.rescue()
-    assert numbers(rescue_files(spec.rescue)[0]) == [9, 10]
+    assert numbers(rescue_files([spec.rescue])[0]) == [9, 10]
 
 
 def test_a_full_disk_or_no_place_to_save_to_ends_no_worker(spec, tmp_path):
@@ -98,14 +98,14 @@ def test_rescued_rows_are_added_once_and_their_file_is_removed(tmp_path):
     first = write(tmp_path / "r.csv.rescue-7.csv", record(1, 1), record(2, 2), record(3, 3))
     second = write(tmp_path / "r.csv.rescue-8.csv", record(3, 3), record(4, 4))
     prefix = str(tmp_path / "r.csv.rescue-")
-    assert rescue_files(prefix) == [first, second]
+    assert rescue_files([prefix]) == [first, second]
     output = Output(0, results, existed=True)
     taken, foreign = adopt(
         [first, second], COLUMNS, asked(1, 2, 3, 4), [scan_results(results, COLUMNS)], [output]
     )
     assert (taken, foreign) == (3, [])
     assert numbers(results) == [1, 2, 3, 4]
-    assert rescue_files(prefix) == []
+    assert rescue_files([prefix]) == []
 
 
 def test_a_torn_end_is_cut_off_on_both_sides(tmp_path):

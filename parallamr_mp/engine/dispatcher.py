@@ -338,11 +338,11 @@ class Dispatcher:
         """The run cannot go on, but what is in flight is being paid for: it may finish."""
         if self._stop is None:
             self._stop = _Stop(self._clock() + self._drain_timeout, error=error)
-            self._bus.publish(
-                events.Notice(
+            if any(slot.held for slot in self._slots):
+                text = (
                     f"the run cannot go on; requests in flight may finish within {self._drain_timeout:.0f} s"
                 )
-            )
+                self._bus.publish(events.Notice(text))
 
     def _heed_signals(self) -> None:
         """First signal: no new requests, those in flight may finish. Second: give them up."""

@@ -38,20 +38,25 @@ class Owner:
     """Its workers and its writer, by process id and start time: they may outlive it for a while."""
     grace: float = 0.0
     """For how long at most, in seconds."""
+    rescue: str = ""
+    """How the paths of the files begin in which they would save their answers."""
 
 
 class OutputLock:
     """Held from `acquire` to `release` by the parent of a run."""
 
-    def __init__(self, path: str, output: str, *, grace: float = 0.0) -> None:
+    def __init__(self, path: str, output: str, *, grace: float = 0.0, rescue: str = "") -> None:
         """`path`: the lock file; `output`: what it stands for, in the user's words.
 
-        `grace`: seconds for which processes of this run may outlive it.
+        `grace`: seconds for which processes of this run may outlive it;
+        `rescue`: where they would save their answers then.
         """
         self.path, self.output = path, output
+        self.inherited: list[str] = []
+        """Where the processes of dead runs have saved answers whose lock this one has taken over."""
         self._held = False
         self._owner = Owner(
-            socket.gethostname(), _boot(), os.getpid(), birth_of(os.getpid()) or "", [], grace
+            socket.gethostname(), _boot(), os.getpid(), birth_of(os.getpid()) or "", [], grace, rescue
         )
 
     def acquire(self, tell: Callable[[str], None]) -> None:
@@ -71,6 +76,8 @@ class OutputLock:
                 )
             self._outwait(owner, tell)
             if self._take_over():
+                if owner.rescue:
+                    self.inherited.append(owner.rescue)
                 tell(f"took over the lock of process {owner.pid} on {owner.host}, which is gone")
         self._held = True
 

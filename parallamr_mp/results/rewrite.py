@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import BinaryIO
 
 from parallamr_mp.errors import OutputError
@@ -32,7 +33,8 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     """A new file that becomes `path` when the block ends well and vanishes when it does not."""
     real = os.path.realpath(path)
     folder, name = os.path.split(real)
-    prefix, suffix = f".{name[:40]}.", ".tmp"
+    mark = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    prefix, suffix = f".{name[:40]}-{mark}.", ".tmp"
     for stale in glob.glob(f"{glob.escape(os.path.join(folder, prefix))}*{suffix}"):
         # Of a run that was killed while it rewrote: whoever rewrites holds the lock.
         with contextlib.suppress(OSError):
