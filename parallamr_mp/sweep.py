@@ -16,39 +16,36 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import requests
 
 from parallamr_mp import events
-from parallamr_mp.attempt import Asker, AttemptSpec, RowTask, unanswered
+from parallamr_mp.attempt import Asker, AttemptSpec
 from parallamr_mp.config import RunConfig, check
 from parallamr_mp.engine.dispatcher import Dispatcher
-from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
 from parallamr_mp.engine.outlet import WriterPeer
-from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSeat
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
-from parallamr_mp.errors import BadInput, OutputError, ParallamrError
+from parallamr_mp.errors import BadInput, OutputError
 from parallamr_mp.experiments import Table
+from parallamr_mp.lookups import close_providers, look_up_windows
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.plan import Plan
 from parallamr_mp.policy.retry import RetryPolicy
-from parallamr_mp.policy.schedule import Job, Schedule
-from parallamr_mp.providers.base import ModelCatalogue, Provider, ProviderSettings
+from parallamr_mp.policy.schedule import Schedule
+from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.registry import build_provider, known_providers
 from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
-from parallamr_mp.results.records import encode_record
 from parallamr_mp.results.rewrite import MAX_DEPTH, MAX_ITEMS, Flattened, flatten_results
+from parallamr_mp.rows import RowResults
 from parallamr_mp.sources import FileLoader, Sources
 from parallamr_mp.text import count
 
-_LOOK_UP_SECONDS = 10.0
 _LEASE_GRACE = 60.0
 """Seconds past its own deadline after which a request counts as stuck beyond help."""
 
@@ -60,72 +57,6 @@ class Injected:
     providers: Mapping[str, Provider] | None = None
     session: requests.Session | None = None
     file_loader: FileLoader | None = None
-
-
-class RowResults:
-    """Turns final outcomes into rows and hands them to the writer. Used by the dispatcher's thread."""
-
-    def __init__(self, spec: AttemptSpec, plan: Plan, writer: WriterPeer, bus: events.EventBus) -> None:
-        self._spec, self._plan, self._outputs, self._columns = spec, plan, plan.outputs, plan.columns
-        self._writer, self._bus = writer, bus
-        self._opened: set[int] = set()
-
-    def start(self, reactor: Reactor) -> None:
-        self._writer.start(reactor)
-        if not self._outputs.templated:
-            self._open(0)
-
-    def _open(self, number: int) -> None:
-        output = self._outputs.files[number]
-        header = encode_record((*self._columns, *output.extra))
-        self._writer.open(OpenOutput(number, output.path, header, output.offset))
-        self._opened.add(number)
-
-    def accept(self, job: Job, outcome: Outcome) -> None:
-        task: RowTask = job.payload
-        result = outcome.value
-        extra = len(self._outputs.files[task.file].extra)
-        if outcome.failure is not None:
-            result = unanswered(self._spec, task, job.attempts, outcome.failure, outcome.seconds)
-        record = result.record[:-1] + b"," * extra + b"\n" if extra else result.record
-        if task.file not in self._opened:
-            self._open(task.file)
-        self._writer.append(Append(job.id, task.file, record))
-        self._plan.note_written(job.id)
-        self._bus.publish(
-            events.RowDone(
-                task.row_number,
-                task.repeat,
-                task.provider,
-                task.model,
-                result.status,
-                result.message,
-                job.attempts,
-                result.latency,
-                result.input_tokens,
-                result.output_tokens,
-                result.cost_usd,
-            )
-        )
-
-    def finish(self) -> None:
-        self._writer.finish()
-
-    @property
-    def congested(self) -> bool:
-        return self._writer.congested
-
-    @property
-    def finished(self) -> bool:
-        return self._writer.finished
-
-    @property
-    def problem(self) -> ParallamrError | None:
-        return self._writer.problem
-
-    @property
-    def seat(self) -> Seat | None:
-        return self._writer.seat
 
 
 def run_sweep(config: RunConfig, bus: events.EventBus, injected: Injected | None = None) -> RunSummary:
@@ -239,9 +170,9 @@ def _run_locked(
     *,
     spooled: bool,
 ) -> RunSummary:
-    windows = look_up_windows(plan, providers)
+    windows = look_up_windows(plan.survey.models, providers)
     if injected.providers is None:
-        _close(providers)
+        close_providers(providers)
     total, done = plan.survey.experiments, plan.done
     spec = AttemptSpec(
         columns=plan.input_columns,
@@ -348,40 +279,6 @@ def build_used_providers(plan: Plan, config: RunConfig, injected: Injected) -> d
     return {name: build_provider(name, settings) for name in used}
 
 
-def look_up_windows(plan: Plan, providers: Mapping[str, Provider]) -> dict[tuple[str, str], int]:
-    """Context windows in tokens by (provider, model), asked once a run of the servers that tell.
-
-    A server that does not answer within ten seconds leaves its models out.
-    """
-    catalogues: dict[str, ModelCatalogue] = {
-        name: provider for name, provider in providers.items() if isinstance(provider, ModelCatalogue)
-    }
-    models = [model for model in plan.survey.models if model[0] in catalogues]
-    windows: dict[tuple[str, str], int] = {}
-    if not models:
-        return windows
-    pool = ThreadPoolExecutor(8, thread_name_prefix="look-up")
-    try:
-        asked = {
-            pool.submit(catalogues[provider].context_window, model): (provider, model)
-            for provider, model in models
-        }
-        for future in wait(asked, _LOOK_UP_SECONDS).done:
-            if future.exception() is None and (window := future.result()) is not None:
-                windows[asked[future]] = window
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return windows
-
-
-def _close(providers: Mapping[str, Provider]) -> None:
-    """Frees what providers built by us hold. `close` is no part of the protocol: not all have something."""
-    for provider in providers.values():
-        close: Callable[[], None] | None = getattr(provider, "close", None)
-        if close is not None:
-            close()
-
-
 class _Interrupted(Exception):  # noqa: N818  - as KeyboardInterrupt
     """A signal came while a file was rewritten; the file is as it was."""
 
@@ -434,7 +331,7 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
         plan = make_plan(config, table, injected)
         providers = build_used_providers(plan, config, injected)
         if injected.providers is None:
-            _close(providers)
+            close_providers(providers)
         if not config.resume and not config.overwrite:
             plan.outputs.refuse_existing()
         if config.resume:

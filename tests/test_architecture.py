@@ -34,6 +34,8 @@ MAP = {
     "plan": (3, "sweep"),
     "resume": (3, "sweep"),
     "rescue": (3, "sweep"),
+    "rows": (3, "sweep"),
+    "lookups": (2, "lookups"),
     "text": (0, "base"),
     "report": (3, "sweep"),
     "sweep": (3, "sweep"),

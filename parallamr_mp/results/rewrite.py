@@ -17,7 +17,8 @@ from typing import BinaryIO
 
 from parallamr_mp.errors import OutputError
 from parallamr_mp.models import RESULT_COLUMNS
-from parallamr_mp.results.flatten import ColumnNames, exceeds, extract_json, flatten
+from parallamr_mp.results.extract import extract_json
+from parallamr_mp.results.flatten import ColumnNames, exceeds, flatten
 from parallamr_mp.results.records import decode_record, encode_record
 from parallamr_mp.results.scan import complete_records
 

@@ -1,0 +1,84 @@
+"""Final outcomes → rows for the writer, in the dispatcher's thread.
+
+Dispatcher ──Job, Outcome──► RowResults ──Append──► WriterPeer ──► writer process
+└──RowDone──► EventBus
+"""
+
+from __future__ import annotations
+
+from parallamr_mp import events
+from parallamr_mp.attempt import AttemptSpec, RowTask, unanswered
+from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
+from parallamr_mp.engine.outlet import WriterPeer
+from parallamr_mp.engine.reactor import Reactor
+from parallamr_mp.engine.seat import Seat
+from parallamr_mp.errors import ParallamrError
+from parallamr_mp.plan import Plan
+from parallamr_mp.policy.schedule import Job
+from parallamr_mp.results.records import encode_record
+
+
+class RowResults:
+    """Turns final outcomes into rows and hands them to the writer. Used by the dispatcher's thread."""
+
+    def __init__(self, spec: AttemptSpec, plan: Plan, writer: WriterPeer, bus: events.EventBus) -> None:
+        self._spec, self._plan, self._outputs, self._columns = spec, plan, plan.outputs, plan.columns
+        self._writer, self._bus = writer, bus
+        self._opened: set[int] = set()
+
+    def start(self, reactor: Reactor) -> None:
+        self._writer.start(reactor)
+        if not self._outputs.templated:
+            self._open(0)
+
+    def _open(self, number: int) -> None:
+        output = self._outputs.files[number]
+        header = encode_record((*self._columns, *output.extra))
+        self._writer.open(OpenOutput(number, output.path, header, output.offset))
+        self._opened.add(number)
+
+    def accept(self, job: Job, outcome: Outcome) -> None:
+        task: RowTask = job.payload
+        result = outcome.value
+        extra = len(self._outputs.files[task.file].extra)
+        if outcome.failure is not None:
+            result = unanswered(self._spec, task, job.attempts, outcome.failure, outcome.seconds)
+        record = result.record[:-1] + b"," * extra + b"\n" if extra else result.record
+        if task.file not in self._opened:
+            self._open(task.file)
+        self._writer.append(Append(job.id, task.file, record))
+        self._plan.note_written(job.id)
+        self._bus.publish(
+            events.RowDone(
+                task.row_number,
+                task.repeat,
+                task.provider,
+                task.model,
+                result.status,
+                result.message,
+                job.attempts,
+                result.latency,
+                result.input_tokens,
+                result.output_tokens,
+                result.cost_usd,
+            )
+        )
+
+    def finish(self) -> None:
+        self._writer.finish()
+
+    @property
+    def congested(self) -> bool:
+        return self._writer.congested
+
+    @property
+    def finished(self) -> bool:
+        return self._writer.finished
+
+    @property
+    def problem(self) -> ParallamrError | None:
+        return self._writer.problem
+
+    @property
+    def seat(self) -> Seat | None:
+        return self._writer.seat
