@@ -102,8 +102,7 @@ class Outputs:
                 raise BadInput(f"{other} and {path} are one file where upper and lower case are the same")
         if os.path.isdir(path):
             raise BadInput("is a folder; expected a file for the results", file=path)
-        existed = os.path.isfile(path) and os.path.getsize(path) > 0
-        return Output(number, path, existed)
+        return Output(number, path, _holds_something(path))
 
     def _check_links(self, path: str) -> None:
         """A link inside the folder must lead rows neither out of it nor into another row's file."""
@@ -122,13 +121,13 @@ class Outputs:
         """Which files hold something: once the lock is ours nobody else changes that."""
         for output in self.files:
             if output.path is not None:
-                output.existed = os.path.isfile(output.path) and os.path.getsize(output.path) > 0
+                output.existed = _holds_something(output.path)
 
     def locks(self) -> list[tuple[str, str]]:
         """The locks of a run, as (lock file, what it stands for): each beside the file itself.
 
-        The first is the one that notes the processes of the run. Nothing to
-        lock: standard output, a pipe, a device.
+        The first names the run's rescue files. Nothing to lock: standard
+        output, a pipe, a device.
         """
         found = []
         if self._template is not None and self.templated:
@@ -224,6 +223,10 @@ class Outputs:
                 raise BadInput(
                     f"cannot be written: {error.strerror}", file=path, hint="Choose another -o."
                 ) from None
+
+
+def _holds_something(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def _file_at(path: str) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """What a run will do, found out before it does anything: rows checked, finished ones recognised.
 
 pass 1   survey         every row is read and checked; nothing is kept but counts
-                        (and, to resume, eight bytes of identity a row)
+                        (and, to resume, 32 bytes of identity a row)
          match          results files are scanned; finished experiments are ticked off
 pass 2   jobs           rows are read again, as slots get free
 """
