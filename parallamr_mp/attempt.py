@@ -28,7 +28,7 @@ from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.http import make_session
 from parallamr_mp.providers.registry import build_provider
 from parallamr_mp.results.records import columns_for, encode_record
-from parallamr_mp.results.writer import IncrementalCSVWriter
+from parallamr_mp.results.rescue_file import RescueFile
 
 _LATELY_BYTES = 16 << 20
 
@@ -49,8 +49,8 @@ class AttemptSpec:
     """Injected providers; they stay in this process."""
     session: requests.Session | None = None
     """An injected session; it stays in this process."""
-    rescue: str | None = None
-    """Where a worker whose parent has died saves its answers: the beginning of the file's path."""
+    rescue: tuple[str, ...] = ()
+    """Where a worker whose parent has died saves its answers: see `RescueFile`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Lately:
         self._spec = spec
         self._records: deque[bytes] = deque(maxlen=max(64, 4 * spec.threads))
         self._bytes = 0
-        self._file: IncrementalCSVWriter | None = None
+        self._file: RescueFile | None = None
         # Between an answer's coming and its being kept or saved there must be no rescue.
         self._lock = threading.Lock()
 
@@ -166,20 +166,16 @@ class Lately:
 
     def rescue(self) -> None:
         """Saves all that is kept, and from now on whatever is added."""
-        if self._spec.rescue is None:
-            return
-        with self._lock, contextlib.suppress(OutputError):
-            path = f"{self._spec.rescue}{os.getpid()}.csv"
-            self._file = IncrementalCSVWriter(path, columns_for(self._spec.columns))
+        with self._lock:
+            self._file = RescueFile(self._spec.rescue, columns_for(self._spec.columns))
             for record in self._records:
                 self._save(record)
 
     def _save(self, record: bytes) -> None:
         if self._file is not None:
-            # Nobody is left to be told of a full disk.
+            # Nobody is left to be told that there is no place.
             with contextlib.suppress(OutputError):
-                self._file.write_record(record)
-                self._file.sync()
+                self._file.save(record)
 
 
 @lru_cache(maxsize=256)

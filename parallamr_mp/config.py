@@ -13,6 +13,7 @@ from parallamr_mp.models import RESERVED_PARAMS
 MAX_DEFAULT_PROCS = 4
 DEFAULT_THREADS = 8
 DEFAULT_TIMEOUT = 300.0
+SLURM_DRAIN = 25.0
 DEFAULT_LIMITS = {"ollama": 1}
 """Requests in flight by provider, unless told otherwise: one GPU answers one question at a time."""
 
@@ -38,7 +39,7 @@ class RunConfig:
     timeout: float = DEFAULT_TIMEOUT
     """Total time for one request."""
     drain_timeout: float | None = None
-    """How long requests in flight may go on after a signal; None: as long as one may take."""
+    """How long requests in flight may go on after a signal; None: see `drain_seconds`."""
     orphan_grace: float = 30.0
     """How long workers go on with their requests when the parent has been killed."""
     max_retries: int = 5
@@ -92,6 +93,19 @@ def check(config: RunConfig) -> None:
         )
     if config.resume and config.output is None:
         raise BadInput("--resume needs --output", hint="Standard output cannot be resumed.")
+
+
+def drain_seconds(config: RunConfig, env: Mapping[str, str] | None = None) -> float:
+    """How long requests in flight may go on after a signal.
+
+    As long as one may take, unless told otherwise; less in a Slurm job, which
+    is killed `KillWait` seconds (30 unless set otherwise, slurm.conf) after its
+    SIGTERM, and needs some of them for writing.
+    """
+    if config.drain_timeout is not None:
+        return config.drain_timeout
+    env = os.environ if env is None else env
+    return min(config.timeout, SLURM_DRAIN) if env.get("SLURM_JOB_ID") else config.timeout
 
 
 def usable_cpus(env: Mapping[str, str] | None = None) -> int:

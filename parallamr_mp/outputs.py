@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -148,10 +149,14 @@ class Outputs:
         mark = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
         return os.path.join(folder, f".parallamr-mp-{mark}.lock")
 
-    def rescue_path(self) -> str | None:
-        """How the paths of files begin in which orphaned workers of this output save their answers."""
+    def rescue_places(self) -> tuple[str, ...]:
+        """Where answers are saved that cannot get into their file, best first; see `RescueFile`."""
         locks = self.locks()
-        return f"{locks[0][0].removesuffix('.lock')}.rescue-" if locks else None
+        if not locks:
+            return ()
+        beside = f"{locks[0][0].removesuffix('.lock')}.rescue-"
+        mark = blake2b(os.path.realpath(beside).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+        return beside, os.path.join(tempfile.gettempdir(), f"parallamr-mp-{mark}.rescue-")
 
     def refuse_existing(self) -> None:
         """Raises `OutputExists` when a file that holds something would be written to."""

@@ -20,8 +20,9 @@ from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.schedule import Job
 from parallamr_mp.prompts import Template
-from parallamr_mp.rescue import adopt, rescue_files
+from parallamr_mp.rescue import adopt
 from parallamr_mp.results.records import columns_for
+from parallamr_mp.results.rescue_file import rescue_files
 from parallamr_mp.results.scan import Scan, cells_key, extra_columns, row_key, scan_results
 from parallamr_mp.resume import Identities, Matching, cut, match, notices, replace_rows
 from parallamr_mp.sources import SourceError, Sources
@@ -169,7 +170,7 @@ class Plan:
         """
         redo_changed = self._config.redo_changed
         rescued, foreign = adopt(
-            rescue_files([self.outputs.rescue_path(), *inherited]),
+            rescue_files([*self.outputs.rescue_places(), *inherited]),
             self.columns,
             self.survey.asked,
             scans,
@@ -177,7 +178,7 @@ class Plan:
         )
         told = [f"{path}: rescued answers of no row of this run; they stay there" for path in foreign]
         if rescued:
-            told.append(f"{rescued} answers saved by the workers of the killed run are taken in")
+            told.append(f"{count(rescued, 'answer')} saved aside by an earlier run: taken in")
             scans = self.scan()
         found = match(
             self.survey.asked, scans, retry_errors=self._config.retry_errors, redo_changed=redo_changed

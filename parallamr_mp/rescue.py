@@ -1,18 +1,17 @@
-"""Answers that workers saved when their parent was killed, on their way into the results file.
+"""Answers that could not get into their results file, on their way there after all.
 
-    orphaned worker ─► OUTPUT.rescue-PID.csv ─► adopt (at --resume) ─► OUTPUT ─► rescue file removed
+    RescueFile ─► OUTPUT.rescue-PID.csv ─► adopt (at --resume) ─► OUTPUT ─► rescue file removed
 
 A rescue file has the columns of the results. Its rows may be in the results
-already, for the worker could not know; the row's identity tells. A row is
+already, for whoever saved them could not know; the row's identity tells. A row is
 removed from here only when it is on the disk there: dying in between is
 harmless, for then it is found there the next time.
 """
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from parallamr_mp.errors import BadInput
 from parallamr_mp.outputs import Output
@@ -20,13 +19,6 @@ from parallamr_mp.results.records import encode_record
 from parallamr_mp.results.scan import Scan, complete_records, scan_results
 from parallamr_mp.results.writer import IncrementalCSVWriter
 from parallamr_mp.resume import Identities
-
-
-def rescue_files(prefixes: Iterable[str | None]) -> list[str]:
-    """The rescue files that wait for a `--resume`, by how their paths begin."""
-    return sorted(
-        {path for prefix in prefixes if prefix for path in glob.glob(f"{glob.escape(prefix)}*.csv")}
-    )
 
 
 def adopt(

@@ -12,10 +12,12 @@ from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import Seat
-from parallamr_mp.errors import ParallamrError
+from parallamr_mp.errors import OutputError, ParallamrError
 from parallamr_mp.plan import Plan
 from parallamr_mp.policy.schedule import Job
 from parallamr_mp.results.records import encode_record
+from parallamr_mp.results.rescue_file import RescueFile
+from parallamr_mp.text import count
 
 
 class RowResults:
@@ -66,6 +68,36 @@ class RowResults:
 
     def finish(self) -> None:
         self._writer.finish()
+
+    def save_rest(self) -> str:
+        """Saves the answers that their files did not take. Returns what to tell; empty: there were none.
+
+        After the dispatcher has ended, when no writer can write them any more.
+        """
+        rest = self._writer.unacknowledged()
+        if not rest or not self._spec.rescue:
+            return ""
+        rescue = RescueFile(self._spec.rescue, self._columns)
+        saved = 0
+        try:
+            for append in rest:
+                record = append.record
+                if extra := len(self._outputs.files[append.file].extra):
+                    record = record[: -1 - extra] + b"\n"
+                rescue.save(record)
+                saved += 1
+        except OutputError:
+            pass
+        finally:
+            rescue.close()
+        told = []
+        if saved:
+            told.append(
+                f"{count(saved, 'answer')} that it did not take: saved in {' and '.join(rescue.paths)}"
+            )
+        if saved < len(rest):
+            told.append(f"{count(len(rest) - saved, 'answer')} lost, for no other place took them either")
+        return "; ".join(told) + "."
 
     @property
     def congested(self) -> bool:

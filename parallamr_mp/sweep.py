@@ -23,14 +23,14 @@ import requests
 
 from parallamr_mp import events
 from parallamr_mp.attempt import Asker, AttemptSpec
-from parallamr_mp.config import RunConfig, check
+from parallamr_mp.config import RunConfig, check, drain_seconds
 from parallamr_mp.engine.dispatcher import Dispatcher
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSeat
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
-from parallamr_mp.errors import BadInput, OutputError
+from parallamr_mp.errors import BadInput, EngineError, OutputError
 from parallamr_mp.experiments import Table
 from parallamr_mp.lookups import close_providers, look_up_windows
 from parallamr_mp.outputs import Outputs
@@ -148,7 +148,7 @@ def _run(
 def _locked(outputs: Outputs, config: RunConfig, bus: events.EventBus) -> Iterator[list[OutputLock]]:
     """Keeps other runs away from these outputs."""
     with contextlib.ExitStack() as stack:
-        rescue = outputs.rescue_path() or ""
+        rescue = next(iter(outputs.rescue_places()), "")
         locks = [
             OutputLock(path, label, grace=config.orphan_grace, rescue=rescue)
             for path, label in outputs.locks()
@@ -182,7 +182,7 @@ def _run_locked(
         windows=windows,
         providers=injected.providers,
         session=injected.session,
-        rescue=plan.outputs.rescue_path(),
+        rescue=plan.outputs.rescue_places(),
     )
     bus.publish(
         events.RunStarted(total, done, plan.done_errors, config.procs, config.threads, plan.outputs.label)
@@ -234,20 +234,26 @@ def _dispatch(
     unsubscribe = bus.subscribe(note_worker)
     with contextlib.ExitStack() as stack, SignalWatch() as signals:
         stack.callback(unsubscribe)
-        ending = Dispatcher(
+        results = RowResults(spec, plan, WriterPeer(writer, note), bus)
+        dispatcher = Dispatcher(
             jobs=plan.jobs(),
             make_seat=worker,
             slots=slots,
             threads=config.threads,
-            results=RowResults(spec, plan, WriterPeer(writer, note), bus),
+            results=results,
             schedule=Schedule(config.limits, config.total_limit),
             retry=RetryPolicy(config.max_retries),
             bus=bus,
             signals=signals,
-            drain_timeout=config.timeout if config.drain_timeout is None else config.drain_timeout,
+            drain_timeout=drain_seconds(config),
             lease_timeout=config.timeout + _LEASE_GRACE,
-        ).run()
-    return ending.signum
+        )
+        try:
+            return dispatcher.run().signum
+        except (OutputError, EngineError) as error:
+            if not (saved := results.save_rest()):
+                raise
+            raise type(error)(f"{error}\n  {saved}") from error
 
 
 def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp import config
-from parallamr_mp.config import RunConfig, check, default_procs, split_parallel, usable_cpus
+from parallamr_mp.config import RunConfig, check, default_procs, drain_seconds, split_parallel, usable_cpus
 from parallamr_mp.errors import BadInput
 
 GOOD = RunConfig(prompt="p.txt", experiments="e.csv", output="r.csv")
@@ -173,3 +173,23 @@ def test_the_split_has_room_for_all_and_at_most_one_thread_a_process_to_spare(pa
 def test_less_than_one_request_at_once_is_refused(parallel):
     with pytest.raises(BadInput, match=f"--parallel {parallel}: must be at least 1"):
         split_parallel(parallel)
+
+
+# --- draining ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "env", "seconds"),
+    [
+        ({}, {}, 300.0),
+        ({"timeout": 40.0}, {}, 40.0),
+        ({}, {"SLURM_JOB_ID": "7"}, 25.0),
+        ({"timeout": 4.0}, {"SLURM_JOB_ID": "7"}, 4.0),
+        ({"drain_timeout": 600.0}, {"SLURM_JOB_ID": "7"}, 600.0),
+        ({"drain_timeout": 0.0}, {}, 0.0),
+    ],
+)
+def test_requests_may_finish_after_a_signal_for_as_long_as_one_takes_or_a_batch_system_waits(
+    settings, env, seconds
+):
+    assert drain_seconds(RunConfig("p", "e", **settings), env) == seconds

@@ -7,8 +7,9 @@ import pytest
 from parallamr_mp.attempt import AttemptSpec, Lately
 from parallamr_mp.models import RESULT_COLUMNS, Inputs
 from parallamr_mp.outputs import Output
-from parallamr_mp.rescue import adopt, rescue_files
+from parallamr_mp.rescue import adopt
 from parallamr_mp.results.records import columns_for, decode_record, encode_record
+from parallamr_mp.results.rescue_file import rescue_files
 from parallamr_mp.results.scan import complete_records, row_key, scan_results
 from parallamr_mp.resume import Identities
 
@@ -52,7 +53,7 @@ def numbers(path):
 
 @pytest.fixture
 def spec(tmp_path):
-    return AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=str(tmp_path / "r.csv.rescue-"))
+    return AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=(str(tmp_path / "r.csv.rescue-"),))
 
 
 # --- saving ------------------------------------------------------------------------------------
@@ -62,11 +63,11 @@ def test_a_worker_saves_what_it_sent_lately_and_what_comes_after_its_parents_dea
     lately = Lately(spec)
     for row in range(1, 101):
         lately.add(record(row, row))
-    assert rescue_files([spec.rescue]) == []
+    assert rescue_files(spec.rescue) == []
     lately.rescue()
     lately.add(record(101, 101))
-    (path,) = rescue_files([spec.rescue])
-    assert path == f"{spec.rescue}{os.getpid()}.csv"
+    (path,) = rescue_files(spec.rescue)
+    assert path == f"{spec.rescue[0]}{os.getpid()}.csv"
     assert numbers(path) == list(range(100 - 64 + 1, 102))
 
 
@@ -76,7 +77,7 @@ def test_large_answers_are_kept_for_the_threads_at_least(spec, monkeypatch):
     for row in range(1, 11):
         lately.add(record(row, row, output="x" * 6000))
     lately.rescue()
-    assert numbers(rescue_files([spec.rescue])[0]) == [9, 10]
+    assert numbers(rescue_files(spec.rescue)[0]) == [9, 10]
 
 
 def test_a_full_disk_or_no_place_to_save_to_ends_no_worker(spec, tmp_path):
@@ -84,7 +85,7 @@ def test_a_full_disk_or_no_place_to_save_to_ends_no_worker(spec, tmp_path):
     lately.add(record(1, 1))
     lately.rescue()
     (tmp_path / "file").write_text("")
-    lately = Lately(AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=str(tmp_path / "file" / "x-")))
+    lately = Lately(AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=(str(tmp_path / "file" / "x-"),)))
     lately.add(record(1, 1))
     lately.rescue()
     lately.add(record(2, 2))

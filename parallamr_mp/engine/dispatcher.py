@@ -169,12 +169,13 @@ class Dispatcher:
     def _loop(self) -> None:
         while True:
             now = self._clock()
+            # Before anything is leased: what is asked once this is known could not be stored.
+            if self._results.problem is not None:
+                self._fail(self._results.problem)
             self._restart_slots(now)
             if self._stop is None:
                 self._lease(now)
             self._reactor.flush()
-            if self._results.problem is not None:
-                raise self._results.problem
             if self._is_over(now):
                 return
             timeout = self._time_to_wait(now)
@@ -339,10 +340,12 @@ class Dispatcher:
         if self._stop is None:
             self._stop = _Stop(self._clock() + self._drain_timeout, error=error)
             if any(slot.held for slot in self._slots):
-                text = (
-                    f"the run cannot go on; requests in flight may finish within {self._drain_timeout:.0f} s"
+                reason = str(error).partition("\n")[0]
+                self._bus.publish(
+                    events.Notice(
+                        f"{reason}; requests in flight may finish within {self._drain_timeout:.0f} s"
+                    )
                 )
-                self._bus.publish(events.Notice(text))
 
     def _heed_signals(self) -> None:
         """First signal: no new requests, those in flight may finish. Second: give them up."""

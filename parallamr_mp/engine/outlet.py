@@ -76,9 +76,14 @@ class WriterPeer:
         self._post(message)
 
     def finish(self) -> None:
-        """Lets the writer sync, close and end once it has written everything."""
+        """Lets the writer sync, close and end once it has written everything, or can write nothing more."""
         self._closing = True
-        self._post(CloseOutputs())
+        if self.seat is not None:
+            self.seat.outbox.post(CloseOutputs())
+
+    def unacknowledged(self) -> list[Append]:
+        """What may not be in its file, in the order in which it came."""
+        return list(self._unacknowledged.values())
 
     @property
     def backlog(self) -> int:

@@ -177,7 +177,8 @@ class OutputLock:
         """Gives the lock back; does nothing when it is not held."""
         if self._held:
             self._held = False
-            with contextlib.suppress(FileNotFoundError):
+            # Where its folder has become read-only it stays, and is taken over by the next run.
+            with contextlib.suppress(OSError):
                 os.unlink(self.path)
 
 

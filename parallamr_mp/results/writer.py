@@ -164,6 +164,9 @@ class IncrementalCSVWriter:
     def _append(self, data: bytes) -> None:
         view = memoryview(data)
         try:
+            if self._regular and os.fstat(self._fd).st_nlink == 0:
+                # Writes to a removed file succeed and vanish with the descriptor.
+                raise OutputError(f"{self.path}: was removed while results were being written to it")
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
@@ -189,13 +192,19 @@ class IncrementalCSVWriter:
             if self._dirty and self._regular and not self._closed:
                 try:
                     os.fsync(self._fd)
-                    gone = os.fstat(self._fd).st_nlink == 0
                 except OSError as error:
                     raise OutputError(f"{self.path}: cannot be written to disk: {error.strerror}") from error
-                if gone:
-                    # Writes to a removed file succeed and vanish with the descriptor.
-                    raise OutputError(f"{self.path}: was removed while results were being written to it")
+                self._check_place()
                 self._dirty = False
+
+    def _check_place(self) -> None:
+        """Whether the file is still there by its name: renamed or replaced, no resumed run would find it."""
+        try:
+            found = os.stat(self.path or "")
+        except OSError:
+            found = None
+        if found is None or not os.path.samestat(found, os.fstat(self._fd)):
+            raise OutputError(f"{self.path}: was removed or replaced while results were being written to it")
 
     def close(self) -> None:
         """Syncs and closes the file; does nothing the second time. Standard output stays open."""

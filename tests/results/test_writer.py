@@ -145,16 +145,27 @@ def test_without_a_path_rows_go_to_standard_output_which_stays_open(capfd):
     assert capfd.readouterr().out == 'id,text\n1,"a\nb"\nstill open'
 
 
-def test_a_file_removed_under_the_writer_is_noticed_on_sync(path):
+def test_a_removed_file_takes_no_more_rows(path):
     writer = IncrementalCSVWriter(path, COLUMNS)
     path.unlink()
-    writer.write_result({"id": 1})
     with pytest.raises(OutputError, match="was removed while"):
-        writer.sync()
-    with pytest.raises(OutputError, match="was removed while"):
+        writer.write_result({"id": 1})
+    with pytest.raises(OutputError, match="was removed"):
         writer.close()
     assert writer.closed
     writer.close()
+
+
+@pytest.mark.parametrize("replace", [lambda path: path.write_text("new"), lambda path: None])
+def test_a_file_that_was_renamed_is_noticed_on_sync(path, replace):
+    writer = IncrementalCSVWriter(path, COLUMNS)
+    path.rename(path.with_name("other.csv"))
+    replace(path)
+    writer.write_result({"id": 1})
+    for end in (writer.sync, writer.close):
+        with pytest.raises(OutputError, match="was removed or replaced while"):
+            end()
+    assert path.with_name("other.csv").read_text() == "id,text\n1,\n"
 
 
 # --- files that exist --------------------------------------------------------------------------

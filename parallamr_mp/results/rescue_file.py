@@ -1,0 +1,108 @@
+"""Where answers go that cannot get into their results file: beside it, else into the temporary folder.
+
+    orphaned worker  ─┐
+                      ├─► RescueFile ─► PLACE + pid + .csv ─► taken in by `--resume`
+    parent of a run  ─┘
+    whose output takes no more rows
+
+Each process has a file of its own, so that nobody waits for anybody. Rows are
+synced one by one: whoever writes here is about to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import stat
+from collections.abc import Iterable, Sequence
+
+from parallamr_mp.errors import OutputError, ParallamrError
+from parallamr_mp.results.writer import IncrementalCSVWriter
+
+
+class RescueFile:
+    """Keeps rows in the first of `places` that takes them. A place is how the file's path begins.
+
+    Used under the caller's lock. A file exists only once there is a row in it.
+    """
+
+    def __init__(self, places: Sequence[str], columns: Sequence[str]) -> None:
+        self._places = list(places)
+        self._columns = tuple(columns)
+        self._writer: IncrementalCSVWriter | None = None
+        self._made = False
+        """The file in use was not there before."""
+        self.paths: list[str] = []
+        """The files that hold rows: more than one when a place has filled up."""
+
+    def save(self, record: bytes) -> None:
+        """Puts one encoded record on the disk. Raises `OutputError` when no place is left that takes it."""
+        while True:
+            writer = self._writer or self._open()
+            try:
+                writer.write_record(record)
+                writer.sync()
+            except OutputError:
+                self._give_up(writer)
+            else:
+                if writer.path is not None and writer.path not in self.paths:
+                    self.paths.append(writer.path)
+                return
+
+    def _open(self) -> IncrementalCSVWriter:
+        while self._places:
+            path = f"{self._places[0]}{os.getpid()}.csv"
+            try:
+                self._made = _claim(path)
+                self._writer = IncrementalCSVWriter(path, self._columns)
+            except (OSError, ParallamrError):
+                if self._made:
+                    _remove(path)
+                self._places.pop(0)
+            else:
+                return self._writer
+        raise OutputError("no place takes the answers that are left")
+
+    def _give_up(self, writer: IncrementalCSVWriter) -> None:
+        self.close()
+        self._places.pop(0)
+        if self._made and writer.path is not None and writer.path not in self.paths:
+            _remove(writer.path)  # not even its first row fitted, and a header alone is of no use
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(OutputError):
+                writer.close()
+
+
+def _claim(path: str) -> bool:
+    """Makes the file, for its owner alone to read; False: it was there. Raises OSError if it is not ours.
+
+    The temporary folder is everybody's: a file or link with this name may be a
+    trap. One of our own is of an earlier process with the same number.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if not _is_ours(path):
+            raise
+        return False
+    return True
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _is_ours(path: str) -> bool:
+    found = os.lstat(path)
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def rescue_files(places: Iterable[str]) -> list[str]:
+    """The rescue files that wait to be taken in: this user's own, by how their paths begin."""
+    found = {path for place in places if place for path in glob.glob(f"{glob.escape(place)}*.csv")}
+    return sorted(path for path in found if _is_ours(path))
