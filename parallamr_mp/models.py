@@ -24,7 +24,10 @@ RESULT_COLUMNS = (
     "endpoint",
     "completed_at",
 )
-"""Follow the input's own columns; the first six are those of the original parallamr."""
+"""Follow the input's own columns."""
+
+ORIGINAL_COLUMNS = RESULT_COLUMNS[:6]
+"""Those of the original parallamr: its readers go on working, and its files can be gone on with."""
 
 
 RESERVED_PARAMS = frozenset({"model", "messages", "stream", "stream_options"})

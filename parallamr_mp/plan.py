@@ -8,8 +8,10 @@ pass 2   jobs           rows are read again, as slots get free
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 
 from parallamr_mp.attempt import RowTask
@@ -21,10 +23,12 @@ from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.schedule import Job
 from parallamr_mp.prompts import Template
 from parallamr_mp.rescue import adopt
+from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.rescue_file import rescue_files
-from parallamr_mp.results.scan import Scan, cells_key, extra_columns, row_key, scan_results
-from parallamr_mp.resume import Identities, Matching, cut, match, notices, replace_rows
+from parallamr_mp.results.rewrite import relayout
+from parallamr_mp.results.scan import Scan, cells_key, row_key, scan_results
+from parallamr_mp.resume import Formerly, Identities, Matching, cut, match, notices, recognise, replace_rows
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
 
@@ -156,7 +160,8 @@ class Plan:
             if output.existed and output.path is not None:
                 scan = scan_results(output.path, self.columns)
                 output.offset = scan.end
-                output.extra = extra_columns(scan.header, self.columns) or ()
+                if scan.layout is not None:
+                    output.extra = tuple(scan.header[place] for place in scan.layout.extra)
             scans.append(scan)
         return scans
 
@@ -168,24 +173,82 @@ class Plan:
 
         Returns notices for the user. Raises `OutputError`.
         """
-        redo_changed = self._config.redo_changed
-        rescued, foreign = adopt(
-            rescue_files([*self.outputs.rescue_places(), *inherited]),
-            self.columns,
-            self.survey.asked,
-            scans,
-            self.outputs.files,
-        )
-        told = [f"{path}: rescued answers of no row of this run; they stay there" for path in foreign]
+        told = self._bring_into_layout(scans)
+        if told:
+            scans = self.scan()
+        rescues = rescue_files([*self.outputs.rescue_places(), *inherited])
+        for path in rescues:
+            with contextlib.suppress(BadInput):  # `adopt` tells of it
+                self._relayout(path, scan_results(path, self.columns), None)
+        rescued, foreign = adopt(rescues, self.columns, self.survey.asked, scans, self.outputs.files)
+        told += [f"{path}: rescued answers of no row of this run; they stay there" for path in foreign]
         if rescued:
             told.append(f"{count(rescued, 'answer')} saved aside by an earlier run: taken in")
             scans = self.scan()
+        redo_changed = self._config.redo_changed
         found = match(
             self.survey.asked, scans, retry_errors=self._config.retry_errors, redo_changed=redo_changed
         )
         cut(scans)
         self._found, self._done, self.done_errors = found, found.done, found.errors
         return told + notices(found, scans, redo_changed=redo_changed)
+
+    def _bring_into_layout(self, scans: Sequence[Scan | None]) -> list[str]:
+        """Gives every results file the columns of this run. Returns notices, one for each file changed."""
+        told = []
+        for output, scan in zip(self.outputs.files, scans, strict=True):
+            if scan is None or scan.layout is None or not self._relayout(scan.path, scan, output.number):
+                continue
+            if scan.layout.original:
+                told.append(
+                    f"{scan.path}: was written by the original parallamr, which did not note what was asked;"
+                    " rows with the same cells count as done, whatever prompt they were asked with"
+                )
+            names = ", ".join(self.columns[number] for number in scan.layout.missing)
+            told.append(
+                f"{scan.path}: "
+                + (
+                    f"gets the columns {names} of the table"
+                    if names
+                    else "gets its columns in the table's order"
+                )
+            )
+        return told
+
+    def _relayout(self, path: str, scan: Scan, number: int | None) -> bool:
+        """Rewrites a file that has another layout; False: it has not."""
+        if scan.layout is None or scan.layout.fits:
+            return False
+        ordinals = recognise(scan, self.survey.asked, self._formerly(scan.layout), number)
+        wanted = {ordinal for ordinal in ordinals if ordinal >= 0} if scan.layout.missing else set()
+        cells = {}
+        for ordinal, experiment in self._by_ordinal():
+            if ordinal in wanted:
+                cells[ordinal] = dict(zip(self.input_columns, experiment.values, strict=True))
+        relayout(path, scan, self.columns, lambda index: cells.get(ordinals[index]))
+        return True
+
+    def _formerly(self, layout: Layout) -> Formerly:
+        """One more pass over the table: what it would have asked without the columns the file lacks."""
+        formerly = Formerly()
+        lacks = {self.columns[number] for number in layout.missing}
+        shared = [number for number in range(layout.inputs) if number not in layout.missing]
+        for experiment in self._rows():
+            values = self._table.variables(experiment)
+            inputs, digest = self._inputs(values)
+            texts = inputs if isinstance(inputs, Inputs) else self.static_inputs
+            unused = lacks - _names_in(texts) if texts is not None else set()
+            then = {name: value for name, value in values.items() if name not in unused}
+            cells = [experiment.values[number] for number in shared]
+            for repeat in range(self._config.repeat):
+                formerly.ids.append(int(self._identity(experiment, then, digest, repeat), 16))
+                formerly.cells.append(cells_key(cells, repeat))
+        return formerly
+
+    def _by_ordinal(self) -> Iterator[tuple[int, Experiment]]:
+        rows = ((row, repeat) for row in self._rows() for repeat in range(self._config.repeat))
+        for ordinal, (experiment, _) in enumerate(rows):
+            yield ordinal, experiment
 
     def note_written(self, ordinal: int) -> None:
         """The experiment's new result has been accepted for its file."""
@@ -256,3 +319,14 @@ class Plan:
             f"{self._table.label}: was changed while the run was reading it; the answers so far are written."
             " Run again with --resume to go on with the table as it is now."
         )
+
+
+def _names_in(inputs: Inputs) -> set[str]:
+    """The variables that the texts of a row use."""
+    texts = [inputs.prompt, *(text for _, text in inputs.documents), inputs.system or ""]
+    return {name for text in texts for name in _names(text)}
+
+
+@lru_cache(maxsize=256)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(Template(text).names)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -61,6 +62,64 @@ class Matching:
     """Experiments that were answered before they were changed."""
     removed: int = 0
     """Results of experiments that are not in this run."""
+
+
+@dataclass(slots=True)
+class Formerly:
+    """What the table would have asked without the columns that a results file lacks, by ordinal."""
+
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    """`experiment_id` without those that no text uses: the request was the very same."""
+    cells: array[int] = field(default_factory=lambda: array("q"))
+    """`cells_key` of the columns that file and table share."""
+
+
+def recognise(scan: Scan, asked: Identities, formerly: Formerly, number: int | None) -> array[int]:
+    """Finds the experiments of the rows of a file with another layout: their ordinals, -1 for none.
+
+    `number`: the output file that this is; None: its rows may belong to any.
+    Afterwards the scan is as that of the same file in the run's layout: a row
+    whose request was the very same bears the identity of its experiment, as
+    does, for want of any, each of the original parallamr's with the same cells.
+    Touches no file.
+    """
+    total = len(asked.ids)
+    mine = [ordinal for ordinal in range(total) if number is None or asked.files[ordinal] == number]
+    found = array("q", [-1]) * len(scan.ids)
+    taken = bytearray(total)
+    nameless = scan.layout is not None and scan.layout.original
+    by_row = {(formerly.ids[ordinal], asked.keys[ordinal]): ordinal for ordinal in mine}
+    by_id: dict[int, deque[int]] = {}
+    by_cells: dict[int, deque[int]] = {}
+    for ordinal in mine:
+        by_id.setdefault(formerly.ids[ordinal], deque()).append(ordinal)
+        by_cells.setdefault(formerly.cells[ordinal], deque()).append(ordinal)
+
+    def first_free(waiting: deque[int] | None) -> int:
+        while waiting:
+            ordinal = waiting.popleft()
+            if not taken[ordinal]:
+                return ordinal
+        return -1
+
+    def find(index: int, step: int) -> int:
+        if step == 0:
+            ordinal = by_row.get((scan.ids[index], scan.rows[index]), -1)
+            return -1 if ordinal >= 0 and taken[ordinal] else ordinal
+        return first_free(by_id.get(scan.ids[index]) if step == 1 else by_cells.get(scan.cells[index]))
+
+    for step in (2,) if nameless else (0, 1, 2):
+        for index in range(len(scan.ids)):
+            if found[index] >= 0 or (ordinal := find(index, step)) < 0:
+                continue
+            found[index] = ordinal
+            taken[ordinal] = 1
+            scan.cells[index] = asked.cells[ordinal]
+            if nameless:
+                scan.rows[index] = asked.keys[ordinal]
+            if nameless or step < 2:
+                scan.ids[index] = asked.ids[ordinal]
+    return found
 
 
 def match(

@@ -10,7 +10,7 @@ import contextlib
 import glob
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import BinaryIO
@@ -20,7 +20,7 @@ from parallamr_mp.models import RESULT_COLUMNS
 from parallamr_mp.results.extract import extract_json
 from parallamr_mp.results.flatten import ColumnNames, exceeds, flatten
 from parallamr_mp.results.records import decode_record, encode_record
-from parallamr_mp.results.scan import complete_records
+from parallamr_mp.results.scan import Scan, complete_records, row_of
 
 MAX_DEPTH = 6
 MAX_ITEMS = 50
@@ -74,6 +74,40 @@ def drop_records(path: str, drop: Callable[[int], bool]) -> tuple[int, int]:
                 new.write(record)
                 length += len(record)
     return dropped, length
+
+
+def relayout(
+    path: str, scan: Scan, columns: Sequence[str], fill: Callable[[int], Mapping[str, str] | None]
+) -> None:
+    """Brings a results file into the layout of `columns`; those of `--flatten` stay behind them.
+
+    `scan` says what identity, row and repeat each record bears from now on.
+    `fill` gives the input's cells of the experiment of a record, by its index,
+    for those columns that the file lacks; None: there is no such experiment,
+    they stay empty. A torn last record goes. Raises `OutputError`, leaving the
+    file as it was.
+    """
+    layout = scan.layout
+    if layout is None:
+        raise ValueError(f"{path}: there is no header")
+    lacks = [(number, columns[number]) for number in layout.missing]
+    first = layout.inputs
+    own = {name: first + RESULT_COLUMNS.index(name) for name in ("row_number", "repeat", "experiment_id")}
+    with open(path, "rb") as old, _replacing(path) as new:
+        records = complete_records(old)
+        next(records, None)
+        new.write(encode_record((*columns, *(scan.header[place] for place in layout.extra))))
+        for index, (_, record) in enumerate(records):
+            found = decode_record(record)
+            cells = ["" if place is None else found[place] for place in layout.at]
+            if lacks and (filled := fill(index)) is not None:
+                for number, name in lacks:
+                    cells[number] = filled[name]
+            if scan.ids[index]:
+                cells[own["experiment_id"]] = f"{scan.ids[index]:016x}"
+                row_number, repeat = row_of(scan.rows[index])
+                cells[own["row_number"]], cells[own["repeat"]] = str(row_number), str(repeat)
+            new.write(encode_record((*cells, *(found[place] for place in layout.extra))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,19 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, NoReturn
 
 from parallamr_mp.errors import BadInput, ColumnsMismatch
-from parallamr_mp.models import RESULT_COLUMNS
+from parallamr_mp.models import RESULT_COLUMNS, Status
+from parallamr_mp.results.layout import Layout, layout_of
 from parallamr_mp.results.records import decode_record, encode_record
 
 _BOM = b"\xef\xbb\xbf"
+
+STATUSES = tuple(Status)
+_STATUS_CODES = {status.value: code for code, status in enumerate(STATUSES)}
 
 
 def complete_records(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -54,8 +58,15 @@ class Scan:
     """`row_key` of each row."""
     cells: array[int] = field(default_factory=lambda: array("q"))
     """`cells_key` of each row."""
-    errors: bytearray = field(default_factory=bytearray)
-    """1 where the row's status is `error`."""
+    statuses: bytearray = field(default_factory=bytearray)
+    """Place in `STATUSES` of each row's status, or one more for a word that is none."""
+    layout: Layout | None = None
+    """None when the file has not even a complete header."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows by status; without those whose status is none."""
+        return {status.value: self.statuses.count(code) for code, status in enumerate(STATUSES)}
 
     @property
     def torn(self) -> int:
@@ -68,22 +79,21 @@ def row_key(row_number: int, repeat: int) -> int:
     return row_number << 24 | repeat
 
 
+def row_of(key: int) -> tuple[int, int]:
+    """Row number and repeat index of a `row_key`."""
+    return key >> 24, key & 0xFFFFFF
+
+
 def cells_key(values: Sequence[str], repeat: int) -> int:
     """What tells whether two rows have the same input cells, within this process."""
     return hash((repeat, *values))
 
 
-def extra_columns(header: Sequence[str], expected: Sequence[str]) -> tuple[str, ...] | None:
-    """The columns of `header` behind `expected`, or None when it does not begin with `expected`."""
-    if tuple(header[: len(expected)]) != tuple(expected):
-        return None
-    return tuple(header[len(expected) :])
-
-
 def scan_results(path: str, expected: Sequence[str]) -> Scan:
     """Reads a results file that a run with the columns `expected` wants to go on with.
 
-    Columns behind the expected ones are those of `--flatten`. Raises
+    A file that lacks some of the input's columns, or was written by the
+    original parallamr, is read as far as it goes: see `Layout`. Raises
     `ColumnsMismatch` for other columns and `BadInput` for a file that is not a
     results file or is damaged before its end.
     """
@@ -101,22 +111,12 @@ def scan_results(path: str, expected: Sequence[str]) -> Scan:
             return scan
         scan.end, raw = first
         scan.header = tuple(_decode(path, 0, raw.removeprefix(_BOM)))
-        _check_columns(path, scan.header, expected)
-        width = len(scan.header)
-        offset = len(expected) - len(RESULT_COLUMNS)
-        id_at = offset + RESULT_COLUMNS.index("experiment_id")
-        row_at = offset + RESULT_COLUMNS.index("row_number")
-        repeat_at = offset + RESULT_COLUMNS.index("repeat")
-        status_at = offset + RESULT_COLUMNS.index("status")
+        scan.layout = layout_of(path, scan.header, expected)
+        read = _reader(scan, scan.layout)
         for number, (end, raw) in enumerate(records, start=1):
             cells = _decode(path, number, raw)
             try:
-                if len(cells) != width:
-                    _fail_width(len(cells), width)
-                scan.ids.append(int(cells[id_at], 16))
-                repeat = int(cells[repeat_at])
-                scan.rows.append(row_key(int(cells[row_at]), repeat))
-                scan.cells.append(cells_key(cells[:offset], repeat))
+                read(cells)
             except (ValueError, OverflowError) as error:
                 raise BadInput(
                     f"not a record of this results file: {error}",
@@ -124,9 +124,36 @@ def scan_results(path: str, expected: Sequence[str]) -> Scan:
                     row=number,
                     hint="The file was changed by another program. Mend it, or choose another -o.",
                 ) from None
-            scan.errors.append(cells[status_at] == "error")
             scan.end = end
     return scan
+
+
+def _reader(scan: Scan, layout: Layout) -> Callable[[list[str]], None]:
+    """What notes the cells of one record. Raises ValueError or OverflowError for what is none."""
+    places = dict(zip(RESULT_COLUMNS, layout.at[layout.inputs :], strict=True))
+    status_at, id_at = places["status"], places["experiment_id"]
+    row_at, repeat_at = places["row_number"], places["repeat"]
+    shared, width = layout.shared, layout.width
+    # The usual case, a million times: a slice is faster than a cell at a time.
+    together = slice(0, len(shared)) if shared == tuple(range(len(shared))) else None
+
+    def read(cells: list[str]) -> None:
+        if len(cells) != width:
+            _fail_width(len(cells), width)
+        identity = key = repeat = 0
+        if id_at is not None and row_at is not None and repeat_at is not None:
+            named = cells[id_at], cells[row_at], cells[repeat_at]
+            # Of the original's rows, those of no experiment have none of these to this day.
+            if any(named):
+                repeat = int(named[2])
+                identity, key = int(named[0], 16), row_key(int(named[1]), repeat)
+        values = cells[together] if together is not None else [cells[place] for place in shared]
+        scan.ids.append(identity)
+        scan.rows.append(key)
+        scan.cells.append(cells_key(values, repeat))
+        scan.statuses.append(_STATUS_CODES.get(cells[status_at or 0], len(STATUSES)))
+
+    return read
 
 
 def _fail_width(cells: int, width: int) -> NoReturn:
@@ -158,26 +185,6 @@ def _check_torn_header(path: str, stream: BinaryIO, expected: Sequence[str]) -> 
         )
 
 
-def _check_columns(path: str, header: Sequence[str], expected: Sequence[str]) -> None:
-    if extra_columns(header, expected) is not None:
-        return
-    missing = [name for name in expected if name not in header]
-    foreign = [name for name in header if name not in expected]
-    if not missing and not foreign:
-        detail = "they stand in another order"
-    else:
-        detail = "; ".join(
-            f"{word}: {', '.join(names)}"
-            for word, names in (("missing", missing), ("not expected", foreign))
-            if names
-        )
-    raise ColumnsMismatch(
-        f"its columns do not fit the rows to be added ({detail})",
-        file=path,
-        hint="Resume with the experiments file it was made from, choose another -o, or give --overwrite.",
-    )
-
-
 class Finished:
     """The finished rows of one results file, to be claimed one by one: a multiset of identities.
 
@@ -188,10 +195,11 @@ class Finished:
     """
 
     def __init__(self, scan: Scan) -> None:
-        self._ids, self._rows, self._errors = scan.ids, scan.rows, scan.errors
+        self._ids, self._rows = scan.ids, scan.rows
+        self._errors = bytes(code == _STATUS_CODES["error"] for code in scan.statuses)
         ids, rows = scan.ids, scan.rows
         # Of an error and a result of one row, as a killed run may leave them, the result comes first.
-        errors = scan.errors
+        errors = self._errors
         self._order = array(
             "Q", sorted(range(len(ids)), key=lambda i: (ids[i] << 64 | rows[i]) << 1 | errors[i])
         )

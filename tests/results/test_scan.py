@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from parallamr_mp.errors import BadInput, ColumnsMismatch
 from parallamr_mp.models import RESULT_COLUMNS
 from parallamr_mp.results.records import columns_for, encode_record
-from parallamr_mp.results.scan import Finished, Scan, complete_records, row_key, scan_results
+from parallamr_mp.results.scan import STATUSES, Finished, Scan, complete_records, row_key, scan_results
 
 COLUMNS = columns_for(("provider", "model", "topic"))
 HEADER = encode_record(COLUMNS)
@@ -70,7 +70,8 @@ def test_identities_rows_and_errors_are_read_in_the_order_of_the_file(scan):
     assert found.header == COLUMNS
     assert list(found.ids) == [2**64 - 1, 7, 7]
     assert list(found.rows) == [row_key(2, 0), row_key(1, 3), row_key(9, 0)]
-    assert list(found.errors) == [0, 1, 0]
+    assert [STATUSES[code] for code in found.statuses] == ["ok", "error", "warning"]
+    assert found.counts == {"ok": 1, "warning": 1, "error": 1}
     assert found.torn == 0
 
 
@@ -118,10 +119,11 @@ def test_a_file_without_a_line_that_is_no_torn_header_is_somebody_elses(scan, da
 @pytest.mark.parametrize(
     ("header", "told"),
     [
-        (columns_for(("provider", "model")), ["missing: topic"]),
         (columns_for(("provider", "model", "topic", "lang")), ["not expected: lang"]),
         (columns_for(("provider", "model", "subject")), ["missing: topic", "not expected: subject"]),
-        (columns_for(("model", "provider", "topic")), ["another order"]),
+        (columns_for(("provider", "model"))[::-1], ["missing: topic"]),
+        (COLUMNS[::-1], ["another order"]),
+        (columns_for(("provider", "topic")), ["missing: model"]),
         (("a", "b"), ["missing: provider, model, topic, status", "not expected: a, b"]),
         (COLUMNS[:-1], ["missing: completed_at"]),
     ],
@@ -169,7 +171,7 @@ def finished(rows) -> Finished:
     for identity, row, error in rows:
         found.ids.append(identity)
         found.rows.append(row)
-        found.errors.append(error)
+        found.statuses.append(STATUSES.index("error" if error else "ok"))
     return Finished(found)
 
 
