@@ -54,6 +54,8 @@ class RunConfig:
     redo_changed: bool = False
     overwrite: bool = False
     flatten: bool = False
+    command: tuple[str, ...] = ()
+    """The command line that this was made from, for the manifest; empty: none."""
 
 
 def check(config: RunConfig) -> None:

@@ -11,11 +11,12 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from parallamr_mp.errors import BadInput, OutputError, OutputExists
 from parallamr_mp.experiments import Experiment
+from parallamr_mp.models import Status
 from parallamr_mp.prompts import PathTemplate
 
 _LONGEST_NAME = 230
@@ -34,6 +35,8 @@ class Output:
     """Bytes that stay."""
     extra: tuple[str, ...] = ()
     """Columns of an earlier `--flatten`."""
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Status), 0))
+    """Its rows by status: those that are there, and those given to the writer."""
 
 
 class Outputs:

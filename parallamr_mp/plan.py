@@ -27,8 +27,18 @@ from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.rescue_file import rescue_files
 from parallamr_mp.results.rewrite import relayout
-from parallamr_mp.results.scan import Scan, cells_key, row_key, scan_results
-from parallamr_mp.resume import Formerly, Identities, Matching, cut, match, notices, recognise, replace_rows
+from parallamr_mp.results.scan import STATUSES, Scan, cells_key, row_key, scan_results
+from parallamr_mp.resume import (
+    Formerly,
+    Identities,
+    Matching,
+    cut,
+    drop_rows,
+    match,
+    notices,
+    recognise,
+    replaced,
+)
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
 
@@ -58,6 +68,8 @@ class Plan:
         self._done: bytearray | None = None
         self._found: Matching | None = None
         self._written = bytearray()
+        self._statuses: list[bytearray] = []
+        """Of the rows that were there, by file."""
         self.done_errors = 0
         """Of the experiments that are done, how many ended in an error row."""
 
@@ -190,6 +202,10 @@ class Plan:
             self.survey.asked, scans, retry_errors=self._config.retry_errors, redo_changed=redo_changed
         )
         cut(scans)
+        for output, scan in zip(self.outputs.files, scans, strict=True):
+            self._statuses.append(scan.statuses if scan is not None else bytearray())
+            if scan is not None:
+                output.counts.update(scan.counts)
         self._found, self._done, self.done_errors = found, found.done, found.errors
         return told + notices(found, scans, redo_changed=redo_changed)
 
@@ -261,7 +277,11 @@ class Plan:
         """Lets new results take the place of the rows they replace. After the writer has ended."""
         if self._found is not None:
             written = self._written or bytearray(self.survey.experiments)
-            replace_rows(self._found, self.survey.asked, written, self.outputs.files)
+            drops = replaced(self._found, self.survey.asked, written)
+            drop_rows(drops, self.outputs.files)
+            for output, drop, statuses in zip(self.outputs.files, drops, self._statuses, strict=True):
+                for index in drop:
+                    output.counts[STATUSES[statuses[index]]] -= 1
 
     # ── pass 2 ───────────────────────────────────────────────────────────────
 

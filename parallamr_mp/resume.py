@@ -210,15 +210,20 @@ def cut(scans: Sequence[Scan | None]) -> None:
             os.truncate(scan.path, scan.end)
 
 
-def replace_rows(found: Matching, asked: Identities, written: bytearray, outputs: Sequence[Output]) -> None:
-    """Takes out the rows whose place a written result has taken, each file in one step.
-
-    Runs in the parent after the writer has ended. Raises `OutputError`.
-    """
+def replaced(found: Matching, asked: Identities, written: bytearray) -> list[set[int]]:
+    """By file, the rows whose place a written result has taken."""
     drops = [set(leftover) for leftover in found.leftovers]
     for ordinal, index in enumerate(found.replaces):
         if index >= 0 and written[ordinal]:
             drops[asked.files[ordinal]].add(index)
+    return drops
+
+
+def drop_rows(drops: Sequence[set[int]], outputs: Sequence[Output]) -> None:
+    """Takes rows out of their files, each file in one step.
+
+    Runs in the parent after the writer has ended. Raises `OutputError`.
+    """
     for output, drop in zip(outputs, drops, strict=True):
         if drop and output.path is not None:
             drop_records(output.path, drop.__contains__)

@@ -49,6 +49,7 @@ class RowResults:
         if task.file not in self._opened:
             self._open(task.file)
         self._writer.append(Append(job.id, task.file, record))
+        self._outputs.files[task.file].counts[result.status] += 1
         self._plan.note_written(job.id)
         self._bus.publish(
             events.RowDone(

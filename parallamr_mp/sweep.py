@@ -37,6 +37,7 @@ from parallamr_mp.outputs import Outputs
 from parallamr_mp.plan import Plan
 from parallamr_mp.policy.retry import RetryPolicy
 from parallamr_mp.policy.schedule import Schedule
+from parallamr_mp.provenance import Provenance
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.registry import build_provider, known_providers
 from parallamr_mp.report import RunSummary, Tally
@@ -187,16 +188,39 @@ def _run_locked(
     bus.publish(
         events.RunStarted(total, done, plan.done_errors, config.procs, config.threads, plan.outputs.label)
     )
-    signum = None
-    if done < total:
-        signum = _dispatch(plan, config, spec, bus, locks, slots=min(config.procs or 1, total - done))
-    plan.finish()
-    if signum is None or spooled:
-        # A file that is resumed gets its columns then; what goes to standard output, now or never.
-        signum = _flatten(plan, config, bus) or signum
-    bus.publish(events.RunFinished())
     paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
-    return tally.summary(paths, signum)
+    with _noted(Provenance(config, plan, bus), tally, paths, wanted=not spooled) as signums:
+        if done < total:
+            slots = min(config.procs or 1, total - done)
+            signums.append(_dispatch(plan, config, spec, bus, locks, slots=slots))
+        plan.finish()
+        if not any(signums) or spooled:
+            # A file that is resumed gets its columns then; what goes to standard output, now or never.
+            signums.append(_flatten(plan, config, bus))
+    bus.publish(events.RunFinished())
+    return tally.summary(paths, _last(signums))
+
+
+@contextlib.contextmanager
+def _noted(
+    provenance: Provenance, tally: Tally, paths: tuple[str, ...], *, wanted: bool
+) -> Iterator[list[int | None]]:
+    """Has the manifests say that a run is under way, then how it ended. Yields where its signals are noted."""
+    signums: list[int | None] = []
+    if not wanted:
+        yield signums
+        return
+    provenance.begin()
+    try:
+        yield signums
+    except BaseException as error:
+        provenance.end(tally.summary(paths, None), error)
+        raise
+    provenance.end(tally.summary(paths, _last(signums)))
+
+
+def _last(signums: list[int | None]) -> int | None:
+    return next((signum for signum in reversed(signums) if signum is not None), None)
 
 
 def _dispatch(

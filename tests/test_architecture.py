@@ -35,6 +35,7 @@ MAP = {
     "resume": (3, "sweep"),
     "rescue": (3, "sweep"),
     "rows": (3, "sweep"),
+    "provenance": (3, "sweep"),
     "lookups": (2, "lookups"),
     "text": (0, "base"),
     "report": (3, "sweep"),

@@ -59,6 +59,7 @@ def test_json_of_every_kind_becomes_columns_of_the_file(place):
         "experiments.csv",
         "prompt.txt",
         "results.csv",
+        "results.csv.manifest.json",
     ]
 
 

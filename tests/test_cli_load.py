@@ -197,4 +197,5 @@ def test_a_second_run_on_the_same_output_is_refused_until_the_first_is_gone(plac
         "experiments.csv",
         "prompt.txt",
         "results.csv",
+        "results.csv.manifest.json",
     ]

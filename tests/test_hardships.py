@@ -320,7 +320,12 @@ def test_with_a_file_for_the_results_closed_streams_do_not_matter(place, server,
     done = in_shell(place, f'exec "$@" {closed}', "-o", "results.csv", "--procs", procs)
     assert (done.code, done.stdout) == (0, ""), done
     assert [row["output"] for row in place.rows()] == ["echo: id=1", "echo: id=2", "echo: id=3"]
-    assert sorted(os.listdir(place.folder)) == ["experiments.csv", "prompt.txt", "results.csv"]
+    assert sorted(os.listdir(place.folder)) == [
+        "experiments.csv",
+        "prompt.txt",
+        "results.csv",
+        "results.csv.manifest.json",
+    ]
 
 
 @pytest.mark.parametrize("option", ["-p", "-e"])
@@ -385,7 +390,7 @@ def test_more_outputs_than_descriptors_get_all_their_rows(place):
         place, 'ulimit -n 64; exec "$@"', "-o", "o/{{group}}.csv", "--procs", "1", "--threads", "4"
     )
     assert done.code == 0, done
-    found = {name: ids(read_rows(place.folder / "o" / name)) for name in os.listdir(place.folder / "o")}
+    found = {path.name: ids(read_rows(path)) for path in (place.folder / "o").glob("*.csv")}
     assert found == {f"{n}.csv": [n + 1, n + 121] for n in range(120)}
 
 

@@ -267,7 +267,12 @@ def test_what_a_killed_run_had_in_flight_is_finished_saved_and_not_asked_again(p
     assert run.end() == -signal.SIGKILL
     assert_rows(place, ALL)
     assert len(server.requests) == ROWS
-    assert sorted(os.listdir(place.folder)) == sorted(["experiments.csv", "prompt.txt", "results.csv"])
+    assert sorted(os.listdir(place.folder)) == [
+        "experiments.csv",
+        "prompt.txt",
+        "results.csv",
+        "results.csv.manifest.json",
+    ]
 
 
 def test_orphans_go_when_their_grace_is_over(place, server, start):

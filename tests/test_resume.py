@@ -142,7 +142,12 @@ def cut_and_resume(finished, cut):
     assert sweep.summary.missing == 0
     for row in sweep.rows():
         assert row["output"].startswith(f'é 語 "{row["topic"]}",\r\nprompt: ')
-    assert sorted(path.name for path in sweep.folder.iterdir()) == ["exp.csv", "prompt.txt", "results.csv"]
+    assert sorted(path.name for path in sweep.folder.iterdir()) == [
+        "exp.csv",
+        "prompt.txt",
+        "results.csv",
+        "results.csv.manifest.json",
+    ]
 
 
 @pytest.mark.parametrize("part", ["header", "record", "multi-byte", "quotes", "end"])

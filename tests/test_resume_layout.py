@@ -1,4 +1,4 @@
-"""Results whose columns are not those of the table any more, or never were: gone on with, nothing asked twice."""
+"""Results whose columns are not (or never were) those of the table: gone on with, nothing asked twice."""
 
 import csv
 import io

@@ -6,6 +6,7 @@ import enum
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -318,6 +319,7 @@ def understand(
         redo_changed=redo_changed,
         overwrite=overwrite,
         flatten=flatten,
+        command=("parallamr-mp", *sys.argv[1:]),
     )
     return Invocation(runner, prompt, experiments, output, context, display, quiet, verbose, validate_only)
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from parallamr_mp.errors import BadInput
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SECRET_NAMES = ("key", "token", "secret", "password")
+"""A variable whose name holds one of these is not to be shown."""
 _SECRET_WORDS = ("key", "token", "secret", "sig", "password", "code")
 
 
@@ -104,6 +110,18 @@ def url_secrets(url: str) -> tuple[str, ...]:
     if not user and not password:
         return ()
     return (*secrets_of(unquote(user), unquote(password)), *secrets_of(user, password))
+
+
+def environment_secrets(env: Mapping[str, str]) -> tuple[str, ...]:
+    """What must never be shown of an environment: keys and passwords, found by the variables' names."""
+    found = []
+    for name, value in env.items():
+        if any(word in name.lower() for word in _SECRET_NAMES):
+            found.append(value)
+        elif name.upper().endswith(("_PROXY", "_BASE_URL")):
+            found += url_secrets(value if "://" in value else f"http://{value}")
+            found += BaseUrl("", value.partition("?")[2]).secrets()
+    return tuple(value for value in found if value)
 
 
 def shown_url(url: str) -> str:

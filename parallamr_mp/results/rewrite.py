@@ -30,8 +30,12 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[BinaryIO]:
-    """A new file that becomes `path` when the block ends well and vanishes when it does not."""
+def replacing(path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A new file that becomes `path` when the block ends well and vanishes when it does not.
+
+    `durable`: it is on the disk before it takes the place of the old one.
+    Raises `OutputError`.
+    """
     real = os.path.realpath(path)
     folder, name = os.path.split(real)
     mark = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
@@ -47,16 +51,27 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         raise OutputError(f"{path}: no new file can be made beside it: {error.strerror}") from error
     try:
         with os.fdopen(fd, "wb") as stream:
-            os.chmod(temporary, os.stat(real).st_mode & 0o7777)
+            os.chmod(temporary, _mode_of(real))
             yield stream
             stream.flush()
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         os.replace(temporary, real)
     except OSError as error:
         raise OutputError(f"{path}: cannot be rewritten: {error.strerror}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _mode_of(path: str) -> int:
+    """Permissions of the file, or those that a new one gets from whoever runs this."""
+    try:
+        return os.stat(path).st_mode & 0o7777
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
 
 
 def drop_records(path: str, drop: Callable[[int], bool]) -> tuple[int, int]:
@@ -66,7 +81,7 @@ def drop_records(path: str, drop: Callable[[int], bool]) -> tuple[int, int]:
     length in bytes. Raises `OutputError`, leaving the file as it was.
     """
     dropped = length = 0
-    with open(path, "rb") as old, _replacing(path) as new:
+    with open(path, "rb") as old, replacing(path) as new:
         for number, (_, record) in enumerate(complete_records(old), start=-1):
             if number >= 0 and drop(number):
                 dropped += 1
@@ -93,7 +108,7 @@ def relayout(
     lacks = [(number, columns[number]) for number in layout.missing]
     first = layout.inputs
     own = {name: first + RESULT_COLUMNS.index(name) for name in ("row_number", "repeat", "experiment_id")}
-    with open(path, "rb") as old, _replacing(path) as new:
+    with open(path, "rb") as old, replacing(path) as new:
         records = complete_records(old)
         next(records, None)
         new.write(encode_record((*columns, *(scan.header[place] for place in layout.extra))))
@@ -145,7 +160,7 @@ def flatten_results(path: str, base: tuple[str, ...], go_on: Callable[[], None] 
     columns = tuple(names.columns)
     place = {name: index for index, name in enumerate(columns)}
 
-    with _replacing(path) as stream:
+    with replacing(path) as stream:
         stream.write(encode_record((*base, *columns)))
         for cells in _rows(path, go_on):
             extra = [""] * len(columns)

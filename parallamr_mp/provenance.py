@@ -1,0 +1,160 @@
+"""What a run notes about itself in the manifest of each results file: when it begins, and how it has ended.
+
+Runs in the parent, under the outputs' locks. That a manifest cannot be written
+is told and stops nothing: the results file alone suffices to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from parallamr_mp import events
+from parallamr_mp._version import __version__
+from parallamr_mp.config import RunConfig
+from parallamr_mp.errors import OutputError
+from parallamr_mp.outputs import Output
+from parallamr_mp.plan import Plan
+from parallamr_mp.providers.endpoints import environment_secrets
+from parallamr_mp.providers.failures import redact
+from parallamr_mp.report import RunSummary
+from parallamr_mp.results.manifest import FORMAT, load_manifest, save_manifest
+
+_FILES = ("prompt", "experiments", "contexts", "system", "output", "command")
+"""Fields of the configuration that are told elsewhere than among the settings."""
+
+
+class Provenance:
+    """Writes the manifests of one run. Used by one thread."""
+
+    def __init__(self, config: RunConfig, plan: Plan, bus: events.EventBus) -> None:
+        self._config, self._outputs, self._bus = config, plan.outputs, bus
+        self._secrets = environment_secrets(os.environ)
+        self._run: dict[str, Any] = {
+            "version": __version__,
+            "python": platform.python_version(),
+            "command": list(config.command) or None,
+            "host": socket.gethostname(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "started": _now(),
+            "ended": None,
+            "ended_by": None,
+            "experiments": plan.survey.experiments,
+            "inputs": list(_inputs(config)),
+            "settings": {
+                field.name: _plain(getattr(config, field.name))
+                for field in fields(config)
+                if field.name not in _FILES
+            },
+        }
+
+    def begin(self) -> None:
+        """Notes that the run is under way."""
+        for output in self._kept():
+            self._save(output, rows=None)
+
+    def end(self, summary: RunSummary, error: BaseException | None = None) -> None:
+        """Notes what the run came to; with an `error`, nobody knows what the files hold."""
+        self._run["ended"] = _now()
+        if error is not None:
+            self._run["ended_by"] = (str(error) or type(error).__name__).partition("\n")[0]
+        elif summary.signum is not None:
+            self._run["ended_by"] = signal.Signals(summary.signum).name
+        else:
+            self._run["ended_by"] = "completed"
+        self._run["totals"] = _totals(summary)
+        for output in self._kept():
+            self._save(output, rows=None if error is not None else output.counts, quiet=error is not None)
+
+    def _kept(self) -> Iterator[Output]:
+        """Results files; a pipe or device has nothing beside it."""
+        return (output for output in self._outputs.files if output.path and os.path.isfile(output.path))
+
+    def _save(self, output: Output, rows: Mapping[str, int] | None, *, quiet: bool = False) -> None:
+        path = output.path or ""
+        earlier = []
+        if self._config.resume:
+            with contextlib.suppress(OutputError):
+                earlier = (load_manifest(path) or {}).get("runs", [])
+        if earlier and earlier[-1].get("started") == self._run["started"]:
+            earlier.pop()
+        content = {
+            "format": FORMAT,
+            "results": os.path.basename(path),
+            "rows": None if rows is None else dict(rows),
+            "bytes": None if rows is None else os.path.getsize(path),
+            "runs": [*earlier, self._run],
+        }
+        try:
+            save_manifest(path, _without(content, self._secrets))
+        except OutputError as error:
+            if not quiet:
+                self._bus.publish(events.Notice(f"no manifest: {error}"))
+
+
+def _totals(summary: RunSummary) -> dict[str, Any]:
+    """Of this run alone. Times in seconds, cost in USD."""
+    return {
+        "ok": summary.ok,
+        "warning": summary.warning,
+        "error": summary.error,
+        "done_before": summary.resumed,
+        "missing": summary.missing,
+        "input_tokens": summary.input_tokens,
+        "output_tokens": summary.output_tokens,
+        "cost_usd": summary.cost_usd,
+        "retries": summary.retries,
+        "workers_lost": summary.workers_lost,
+        "seconds": round(summary.seconds, 3),
+        "latency_p50": _rounded(summary.latency_p50),
+        "latency_p95": _rounded(summary.latency_p95),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _inputs(config: RunConfig) -> Iterator[dict[str, Any]]:
+    """Every input by its path, with its digest where that is one file and not a template or a stream."""
+    given = [
+        ("prompt", config.prompt),
+        ("experiments", config.experiments),
+        *(("context", path) for path in config.contexts),
+        *([("system", config.system)] if config.system is not None else []),
+    ]
+    for role, path in given:
+        noted: dict[str, Any] = {"role": role, "path": path}
+        if os.path.isfile(path):
+            with contextlib.suppress(OSError), open(path, "rb") as stream:
+                noted["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+        yield noted
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _without(value: Any, secrets: tuple[str, ...]) -> Any:
+    """The same, with secrets taken out of every text in it."""
+    match value:
+        case str():
+            return redact(value, secrets)
+        case dict():
+            return {redact(str(key), secrets): _without(inner, secrets) for key, inner in value.items()}
+        case list() | tuple():
+            return [_without(inner, secrets) for inner in value]
+        case _:
+            return value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
