@@ -2,14 +2,13 @@
 
 pass 1   survey         every row is read and checked; nothing is kept but counts
                         (and, to resume, 32 bytes of identity a row)
-         match          results files are scanned; finished experiments are ticked off
+         (past.py)      results files are scanned; finished experiments are ticked off
 pass 2   jobs           rows are read again, as slots get free
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -22,23 +21,10 @@ from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.schedule import Job
 from parallamr_mp.prompts import Template
-from parallamr_mp.rescue import adopt
 from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
-from parallamr_mp.results.rescue_file import rescue_files
-from parallamr_mp.results.rewrite import relayout
-from parallamr_mp.results.scan import STATUSES, Scan, cells_key, row_key, scan_results
-from parallamr_mp.resume import (
-    Formerly,
-    Identities,
-    Matching,
-    cut,
-    drop_rows,
-    match,
-    notices,
-    recognise,
-    replaced,
-)
+from parallamr_mp.results.scan import cells_key, row_key
+from parallamr_mp.resume import Formerly, Identities
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
 
@@ -65,13 +51,8 @@ class Plan:
         self.input_columns = table.columns
         self.columns = columns_for(table.columns)
         self.survey = Survey()
-        self._done: bytearray | None = None
-        self._found: Matching | None = None
-        self._written = bytearray()
-        self._statuses: list[bytearray] = []
-        """Of the rows that were there, by file."""
-        self.done_errors = 0
-        """Of the experiments that are done, how many ended in an error row."""
+        self.done: bytearray | None = None
+        """By ordinal: 1 for what is not asked, having its result; set by `Past`. None: nothing has."""
 
     @property
     def static_inputs(self) -> Inputs | None:
@@ -94,11 +75,6 @@ class Plan:
                 columns = ", ".join(self.input_columns)
                 told.append(f"{name}: no column for {written}, left as it is (columns: {columns})")
         return told
-
-    @property
-    def done(self) -> int:
-        """Experiments that have their result already."""
-        return sum(self._done) if self._done is not None else 0
 
     # ── pass 1 ───────────────────────────────────────────────────────────────
 
@@ -162,90 +138,10 @@ class Plan:
             repeat=repeat,
         )
 
-    # ── resuming ─────────────────────────────────────────────────────────────
+    # ── further passes, to resume from files of another layout ───────────────
 
-    def scan(self) -> list[Scan | None]:
-        """Reads every results file that exists. Raises `BadInput` for one that does not fit."""
-        scans = []
-        for output in self.outputs.files:
-            scan = None
-            if output.existed and output.path is not None:
-                scan = scan_results(output.path, self.columns)
-                output.offset = scan.end
-                if scan.layout is not None:
-                    output.extra = tuple(scan.header[place] for place in scan.layout.extra)
-            scans.append(scan)
-        return scans
-
-    def resume(self, scans: list[Scan | None], inherited: Sequence[str] = ()) -> list[str]:
-        """Ticks off what is finished.
-
-        `inherited`: where the workers of runs that are gone may have saved
-        answers, besides this run's own place.
-
-        Returns notices for the user. Raises `OutputError`.
-        """
-        told = self._bring_into_layout(scans)
-        if told:
-            scans = self.scan()
-        rescues = rescue_files([*self.outputs.rescue_places(), *inherited])
-        for path in rescues:
-            with contextlib.suppress(BadInput):  # `adopt` tells of it
-                self._relayout(path, scan_results(path, self.columns), None)
-        rescued, foreign = adopt(rescues, self.columns, self.survey.asked, scans, self.outputs.files)
-        told += [f"{path}: rescued answers of no row of this run; they stay there" for path in foreign]
-        if rescued:
-            told.append(f"{count(rescued, 'answer')} saved aside by an earlier run: taken in")
-            scans = self.scan()
-        redo_changed = self._config.redo_changed
-        found = match(
-            self.survey.asked, scans, retry_errors=self._config.retry_errors, redo_changed=redo_changed
-        )
-        cut(scans)
-        for output, scan in zip(self.outputs.files, scans, strict=True):
-            self._statuses.append(scan.statuses if scan is not None else bytearray())
-            if scan is not None:
-                output.counts.update(scan.counts)
-        self._found, self._done, self.done_errors = found, found.done, found.errors
-        return told + notices(found, scans, redo_changed=redo_changed)
-
-    def _bring_into_layout(self, scans: Sequence[Scan | None]) -> list[str]:
-        """Gives every results file the columns of this run. Returns notices, one for each file changed."""
-        told = []
-        for output, scan in zip(self.outputs.files, scans, strict=True):
-            if scan is None or scan.layout is None or not self._relayout(scan.path, scan, output.number):
-                continue
-            if scan.layout.original:
-                told.append(
-                    f"{scan.path}: was written by the original parallamr, which did not note what was asked;"
-                    " rows with the same cells count as done, whatever prompt they were asked with"
-                )
-            names = ", ".join(self.columns[number] for number in scan.layout.missing)
-            told.append(
-                f"{scan.path}: "
-                + (
-                    f"gets the columns {names} of the table"
-                    if names
-                    else "gets its columns in the table's order"
-                )
-            )
-        return told
-
-    def _relayout(self, path: str, scan: Scan, number: int | None) -> bool:
-        """Rewrites a file that has another layout; False: it has not."""
-        if scan.layout is None or scan.layout.fits:
-            return False
-        ordinals = recognise(scan, self.survey.asked, self._formerly(scan.layout), number)
-        wanted = {ordinal for ordinal in ordinals if ordinal >= 0} if scan.layout.missing else set()
-        cells = {}
-        for ordinal, experiment in self._by_ordinal():
-            if ordinal in wanted:
-                cells[ordinal] = dict(zip(self.input_columns, experiment.values, strict=True))
-        relayout(path, scan, self.columns, lambda index: cells.get(ordinals[index]))
-        return True
-
-    def _formerly(self, layout: Layout) -> Formerly:
-        """One more pass over the table: what it would have asked without the columns the file lacks."""
+    def formerly(self, layout: Layout) -> Formerly:
+        """What the table would have asked without the columns that a results file lacks."""
         formerly = Formerly()
         lacks = {self.columns[number] for number in layout.missing}
         shared = [number for number in range(layout.inputs) if number not in layout.missing]
@@ -261,27 +157,14 @@ class Plan:
                 formerly.cells.append(cells_key(cells, repeat))
         return formerly
 
-    def _by_ordinal(self) -> Iterator[tuple[int, Experiment]]:
-        rows = ((row, repeat) for row in self._rows() for repeat in range(self._config.repeat))
-        for ordinal, (experiment, _) in enumerate(rows):
-            yield ordinal, experiment
-
-    def note_written(self, ordinal: int) -> None:
-        """The experiment's new result has been accepted for its file."""
-        if self._found is not None:
-            if not self._written:
-                self._written = bytearray(self.survey.experiments)
-            self._written[ordinal] = 1
-
-    def finish(self) -> None:
-        """Lets new results take the place of the rows they replace. After the writer has ended."""
-        if self._found is not None:
-            written = self._written or bytearray(self.survey.experiments)
-            drops = replaced(self._found, self.survey.asked, written)
-            drop_rows(drops, self.outputs.files)
-            for output, drop, statuses in zip(self.outputs.files, drops, self._statuses, strict=True):
-                for index in drop:
-                    output.counts[STATUSES[statuses[index]]] -= 1
+    def cells_of(self, ordinals: Collection[int]) -> dict[int, dict[str, str]]:
+        """The input cells of these experiments, by column."""
+        rows = (row for row in self._rows() for _ in range(self._config.repeat))
+        return {
+            ordinal: dict(zip(self.input_columns, row.values, strict=True))
+            for ordinal, row in enumerate(rows)
+            if ordinal in ordinals
+        }
 
     # ── pass 2 ───────────────────────────────────────────────────────────────
 
@@ -296,7 +179,7 @@ class Plan:
             raise self._changed() from error
 
     def _jobs(self) -> Iterator[Job]:
-        config, done, ids = self._config, self._done, self.survey.asked.ids
+        config, done, ids = self._config, self.done, self.survey.asked.ids
         ordinal = 0
         for experiment in self._rows():
             if ordinal >= self.survey.experiments:

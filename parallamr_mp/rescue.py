@@ -65,6 +65,27 @@ def adopt(
     return len(rescued), foreign
 
 
+def waiting(saved: Scan, asked: Identities, scans: list[Scan | None], outputs: Sequence[Output]) -> int:
+    """Adds to `scans` what `adopt` would take in of a rescue file; returns how many rows. Touches no file."""
+    places = _places(asked)
+    present = {pair for scan in scans if scan is not None for pair in zip(scan.ids, scan.rows, strict=True)}
+    taken = 0
+    for index, pair in enumerate(zip(saved.ids, saved.rows, strict=True)):
+        if pair in present or pair[0] not in places:
+            continue
+        present.add(pair)
+        number = places[pair[0]]
+        scan = scans[number]
+        if scan is None:
+            scan = scans[number] = Scan(outputs[number].path or "")
+        scan.ids.append(saved.ids[index])
+        scan.rows.append(saved.rows[index])
+        scan.cells.append(saved.cells[index])
+        scan.statuses.append(saved.statuses[index])
+        taken += 1
+    return taken
+
+
 def _places(asked: Identities) -> dict[int, int]:
     return dict(zip(asked.ids, asked.files, strict=True))
 

@@ -13,6 +13,7 @@ from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import Seat
 from parallamr_mp.errors import OutputError, ParallamrError
+from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
 from parallamr_mp.policy.schedule import Job
 from parallamr_mp.results.records import encode_record
@@ -23,8 +24,10 @@ from parallamr_mp.text import count
 class RowResults:
     """Turns final outcomes into rows and hands them to the writer. Used by the dispatcher's thread."""
 
-    def __init__(self, spec: AttemptSpec, plan: Plan, writer: WriterPeer, bus: events.EventBus) -> None:
-        self._spec, self._plan, self._outputs, self._columns = spec, plan, plan.outputs, plan.columns
+    def __init__(
+        self, spec: AttemptSpec, plan: Plan, past: Past, writer: WriterPeer, bus: events.EventBus
+    ) -> None:
+        self._spec, self._past, self._outputs, self._columns = spec, past, plan.outputs, plan.columns
         self._writer, self._bus = writer, bus
         self._opened: set[int] = set()
 
@@ -50,7 +53,7 @@ class RowResults:
             self._open(task.file)
         self._writer.append(Append(job.id, task.file, record))
         self._outputs.files[task.file].counts[result.status] += 1
-        self._plan.note_written(job.id)
+        self._past.note_written(job.id)
         self._bus.publish(
             events.RowDone(
                 task.row_number,

@@ -34,6 +34,7 @@ from parallamr_mp.errors import BadInput, EngineError, OutputError
 from parallamr_mp.experiments import Table
 from parallamr_mp.lookups import close_providers, look_up_windows
 from parallamr_mp.outputs import Outputs
+from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
 from parallamr_mp.policy.retry import RetryPolicy
 from parallamr_mp.policy.schedule import Schedule
@@ -133,16 +134,17 @@ def _run(
         plan.outputs.look_again()
         if fresh:
             plan.outputs.refuse_existing()
-        scans = plan.scan() if config.resume else []
+        past = Past(config, plan)
+        scans = past.scan() if config.resume else []
         plan.outputs.prepare()
         # Up to here nothing was sent, and nothing written but the lock.
         if config.overwrite:
             plan.outputs.empty()
         if config.resume:
             inherited = [prefix for lock in locks for prefix in lock.inherited]
-            for notice in plan.resume(scans, inherited):
+            for notice in past.take_up(scans, inherited):
                 bus.publish(events.Notice(notice))
-        return _run_locked(config, plan, providers, bus, injected, tally, locks, spooled=spooled)
+        return _run_locked(config, plan, past, providers, bus, injected, tally, locks, spooled=spooled)
 
 
 @contextlib.contextmanager
@@ -163,6 +165,7 @@ def _locked(outputs: Outputs, config: RunConfig, bus: events.EventBus) -> Iterat
 def _run_locked(
     config: RunConfig,
     plan: Plan,
+    past: Past,
     providers: Mapping[str, Provider],
     bus: events.EventBus,
     injected: Injected,
@@ -174,7 +177,7 @@ def _run_locked(
     windows = look_up_windows(plan.survey.models, providers)
     if injected.providers is None:
         close_providers(providers)
-    total, done = plan.survey.experiments, plan.done
+    total, done = plan.survey.experiments, past.done
     spec = AttemptSpec(
         columns=plan.input_columns,
         inputs=plan.static_inputs,
@@ -186,14 +189,14 @@ def _run_locked(
         rescue=plan.outputs.rescue_places(),
     )
     bus.publish(
-        events.RunStarted(total, done, plan.done_errors, config.procs, config.threads, plan.outputs.label)
+        events.RunStarted(total, done, past.done_errors, config.procs, config.threads, plan.outputs.label)
     )
     paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
     with _noted(Provenance(config, plan, bus), tally, paths, wanted=not spooled) as signums:
         if done < total:
             slots = min(config.procs or 1, total - done)
-            signums.append(_dispatch(plan, config, spec, bus, locks, slots=slots))
-        plan.finish()
+            signums.append(_dispatch(plan, past, config, spec, bus, locks, slots=slots))
+        past.finish()
         if not any(signums) or spooled:
             # A file that is resumed gets its columns then; what goes to standard output, now or never.
             signums.append(_flatten(plan, config, bus))
@@ -205,7 +208,7 @@ def _run_locked(
 def _noted(
     provenance: Provenance, tally: Tally, paths: tuple[str, ...], *, wanted: bool
 ) -> Iterator[list[int | None]]:
-    """Has the manifests say that a run is under way, then how it ended. Yields where its signals are noted."""
+    """Has the manifests say that a run is under way, then how it ended. Yields where signals are noted."""
     signums: list[int | None] = []
     if not wanted:
         yield signums
@@ -225,6 +228,7 @@ def _last(signums: list[int | None]) -> int | None:
 
 def _dispatch(
     plan: Plan,
+    past: Past,
     config: RunConfig,
     spec: AttemptSpec,
     bus: events.EventBus,
@@ -258,7 +262,7 @@ def _dispatch(
     unsubscribe = bus.subscribe(note_worker)
     with contextlib.ExitStack() as stack, SignalWatch() as signals:
         stack.callback(unsubscribe)
-        results = RowResults(spec, plan, WriterPeer(writer, note), bus)
+        results = RowResults(spec, plan, past, WriterPeer(writer, note), bus)
         dispatcher = Dispatcher(
             jobs=plan.jobs(),
             make_seat=worker,
@@ -365,6 +369,6 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
         if not config.resume and not config.overwrite:
             plan.outputs.refuse_existing()
         if config.resume:
-            plan.scan()
+            Past(config, plan).scan()
         plan.outputs.check(_input_files(config, plan))
         return plan

@@ -32,6 +32,7 @@ MAP = {
     "sources": (2, "rows"),
     "outputs": (2, "rows"),
     "plan": (3, "sweep"),
+    "past": (3, "sweep"),
     "resume": (3, "sweep"),
     "rescue": (3, "sweep"),
     "rows": (3, "sweep"),
