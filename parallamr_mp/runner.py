@@ -21,11 +21,13 @@ from parallamr_mp.config import (
 from parallamr_mp.errors import BadInput
 from parallamr_mp.events import EventBus
 from parallamr_mp.plan import Plan
+from parallamr_mp.preview import Preview, preview_sweep
 from parallamr_mp.printers import LinePrinter
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.report import RunSummary
 from parallamr_mp.sources import FileLoader
 from parallamr_mp.sweep import Injected, run_sweep, validate
+from parallamr_mp.verify import Verdict, verify_sweep
 
 _Path = str | os.PathLike[str]
 
@@ -79,6 +81,36 @@ class ExperimentRunner:
         """
         config = self._with(prompt_file, experiments_file, output_file, context_files, options)
         return validate(config, self._injected)
+
+    def preview_experiments(
+        self,
+        prompt_file: _Path,
+        experiments_file: _Path,
+        output_file: _Path | None = None,
+        context_files: Sequence[_Path] | None = None,
+        **options: Any,
+    ) -> Preview:
+        """Tells what `run_experiments` would do, `resume` taken for granted where the output exists.
+
+        Sends and writes nothing. Raises `BadInput`.
+        """
+        config = self._with(prompt_file, experiments_file, output_file, context_files, options)
+        return preview_sweep(config, self._injected)
+
+    def verify_experiments(
+        self,
+        prompt_file: _Path,
+        experiments_file: _Path,
+        results_file: _Path,
+        context_files: Sequence[_Path] | None = None,
+        **options: Any,
+    ) -> Verdict:
+        """Tells whether each experiment has exactly one row in the results, with an answer to just that.
+
+        Sends and writes nothing. Raises `BadInput`.
+        """
+        config = self._with(prompt_file, experiments_file, results_file, context_files, options)
+        return verify_sweep(config, self._injected)
 
     def _with(
         self,

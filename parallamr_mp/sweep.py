@@ -129,7 +129,7 @@ def _run(
     fresh = not config.resume and not config.overwrite
     if fresh:
         plan.outputs.refuse_existing()
-    plan.outputs.check(_input_files(config, plan))
+    plan.outputs.check(input_files(config, plan))
     with _locked(plan.outputs, config, bus) as locks:
         plan.outputs.look_again()
         if fresh:
@@ -299,7 +299,8 @@ def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
     return plan
 
 
-def _input_files(config: RunConfig, plan: Plan) -> set[str]:
+def input_files(config: RunConfig, plan: Plan) -> set[str]:
+    """Every file that is read, and thus cannot be an output."""
     fixed = {config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else [])}
     return fixed | plan.survey.inputs
 
@@ -370,5 +371,5 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
             plan.outputs.refuse_existing()
         if config.resume:
             Past(config, plan).scan()
-        plan.outputs.check(_input_files(config, plan))
+        plan.outputs.check(input_files(config, plan))
         return plan

@@ -41,6 +41,8 @@ MAP = {
     "text": (0, "base"),
     "report": (3, "sweep"),
     "sweep": (3, "sweep"),
+    "preview": (3, "sweep"),
+    "verify": (3, "sweep"),
     "runner": (4, "runner"),
     "cli": (4, "cli"),
     "__main__": (4, "top"),

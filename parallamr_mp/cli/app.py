@@ -1,7 +1,7 @@
 """The Typer application: its commands, `.env`, and what each error means to the shell.
 
 Exit codes: 0 all rows ok or warning · 1 fatal · 2 usage or bad input · 3 finished
-with error rows · 128+n ended by signal n.
+with error rows, or verified and not whole · 128+n ended by signal n.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dotenv import find_dotenv, load_dotenv
 from parallamr_mp._version import __version__
 from parallamr_mp.cli.init import init
 from parallamr_mp.cli.models import models
+from parallamr_mp.cli.plan import plan
 from parallamr_mp.cli.providers import providers
 from parallamr_mp.cli.run import run as run_command
+from parallamr_mp.cli.verify import verify
 from parallamr_mp.errors import BadInput, ParallamrError
 
 app = typer.Typer(
@@ -52,6 +54,8 @@ def _interruptible(command: Callable[_P, None]) -> Callable[_P, None]:
 
 
 app.command(name="run")(_interruptible(run_command))
+app.command(name="plan")(_interruptible(plan))
+app.command(name="verify")(_interruptible(verify))
 app.command(name="init")(_interruptible(init))
 app.command(name="providers")(_interruptible(providers))
 app.command(name="models")(_interruptible(models))

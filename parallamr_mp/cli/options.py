@@ -36,9 +36,58 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002  - as typ
     return typer.Option(*names, help=help, **settings)
 
 
+def context_files(given: list[str] | None) -> list[str]:
+    """The values of `--context`, or of its mirror."""
+    return _lines(given, "PARALLAMR_CONTEXT")
+
+
+def params(given: list[str] | None) -> dict[str, Any]:
+    """The values of `--param`, or of its mirror, by name. Raises `BadInput`."""
+    return dict(_param(text) for text in _lines(given, "PARALLAMR_PARAM"))
+
+
 def _lines(given: list[str] | None, mirror: str) -> list[str]:
     """A repeatable option's values, or its mirror's, one a line: Typer would split those at every blank."""
     return given or [line for line in os.environ.get(mirror, "").splitlines() if line.strip()]
+
+
+PROMPT = _option(
+    "--prompt",
+    "-p",
+    metavar="FILE|-",
+    help="Prompt file; - reads standard input. May hold {{column}}.",
+)
+EXPERIMENTS = _option(
+    "--experiments",
+    "-e",
+    metavar="FILE|-",
+    help="Table of experiments: .csv, .jsonl, or - for standard input.",
+)
+CONTEXT = _option(
+    "--context",
+    "-c",
+    envvar=None,  # see _lines
+    metavar="FILE",
+    help="Context file, appended to the prompt. Repeatable. May hold {{column}}.",
+)
+SYSTEM = _option(
+    "--system",
+    metavar="FILE",
+    help="System message file. May hold {{column}}.",
+)
+LIMIT = _option("--limit", "-n", metavar="N", help="Only the first N rows.")
+RANGE = _option(
+    "--range",
+    metavar="A:B",
+    help="Only rows A to B, both included; the first row is 1.",
+)
+REPEAT = _option("--repeat", metavar="N", help="Ask each row N times.")
+PARAM = _option(
+    "--param",
+    envvar=None,  # see _lines
+    metavar="NAME=JSON",
+    help="Body parameter of every request, as temperature=0.2. Repeatable. Columns param:NAME win.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +125,8 @@ def command(action: Callable[[Invocation], None]) -> Callable[..., None]:
 
 def understand(
     ctx: typer.Context,
-    prompt: Annotated[
-        str,
-        _option(
-            "--prompt",
-            "-p",
-            metavar="FILE|-",
-            help="Prompt file; - reads standard input. May hold {{column}}.",
-        ),
-    ],
-    experiments: Annotated[
-        str,
-        _option(
-            "--experiments",
-            "-e",
-            metavar="FILE|-",
-            help="Table of experiments: .csv, .jsonl, or - for standard input.",
-        ),
-    ],
+    prompt: Annotated[str, PROMPT],
+    experiments: Annotated[str, EXPERIMENTS],
     output: Annotated[
         str | None,
         _option(
@@ -103,24 +136,8 @@ def understand(
             help="Results file; without it, CSV on standard output. May hold {{column}}.",
         ),
     ] = None,
-    context: Annotated[
-        list[str] | None,
-        _option(
-            "--context",
-            "-c",
-            envvar=None,  # see _lines
-            metavar="FILE",
-            help="Context file, appended to the prompt. Repeatable. May hold {{column}}.",
-        ),
-    ] = None,
-    system: Annotated[
-        str | None,
-        _option(
-            "--system",
-            metavar="FILE",
-            help="System message file. May hold {{column}}.",
-        ),
-    ] = None,
+    context: Annotated[list[str] | None, CONTEXT] = None,
+    system: Annotated[str | None, SYSTEM] = None,
     procs: Annotated[
         int | None,
         _option(
@@ -218,28 +235,10 @@ def understand(
             help="How long workers may finish their requests when the main process was killed.",
         ),
     ] = 30.0,
-    limit: Annotated[
-        int | None,
-        _option("--limit", "-n", metavar="N", help="Only the first N rows."),
-    ] = None,
-    range_: Annotated[
-        str | None,
-        _option(
-            "--range",
-            metavar="A:B",
-            help="Only rows A to B, both included; the first row is 1.",
-        ),
-    ] = None,
-    repeat: Annotated[int, _option("--repeat", metavar="N", help="Ask each row N times.")] = 1,
-    param: Annotated[
-        list[str] | None,
-        _option(
-            "--param",
-            envvar=None,  # see _lines
-            metavar="NAME=JSON",
-            help="Body parameter of every request, as temperature=0.2. Repeatable. Columns param:NAME win.",
-        ),
-    ] = None,
+    limit: Annotated[int | None, LIMIT] = None,
+    range_: Annotated[str | None, RANGE] = None,
+    repeat: Annotated[int, REPEAT] = 1,
+    param: Annotated[list[str] | None, PARAM] = None,
     resume: Annotated[
         bool,
         _option(
@@ -279,7 +278,7 @@ def understand(
     ] = False,
 ) -> Invocation:
     """Checks the options against each other. Raises `BadInput`."""
-    context, param = _lines(context, "PARALLAMR_CONTEXT"), _lines(param, "PARALLAMR_PARAM")
+    contexts = context_files(context)
     if sequential:
         for name in ("parallel", "procs", "threads"):
             if _typed(ctx, name):
@@ -298,7 +297,7 @@ def understand(
         "ollama": ollama_concurrency,
         "mock": mock_concurrency,
     }
-    first, last = _rows(range_, limit)
+    first, last = rows(range_, limit)
     runner = create_experiment_runner(
         timeout=timeout,
         parallel=parallel,
@@ -313,7 +312,7 @@ def understand(
         first_row=first,
         last_row=last,
         repeat=repeat,
-        params=dict(_param(text) for text in param),
+        params=params(param),
         resume=resume,
         retry_errors=retry_errors,
         redo_changed=redo_changed,
@@ -321,7 +320,7 @@ def understand(
         flatten=flatten,
         command=("parallamr-mp", *sys.argv[1:]),
     )
-    return Invocation(runner, prompt, experiments, output, context, display, quiet, verbose, validate_only)
+    return Invocation(runner, prompt, experiments, output, contexts, display, quiet, verbose, validate_only)
 
 
 def _typed(ctx: typer.Context, name: str) -> bool:
@@ -330,7 +329,7 @@ def _typed(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _rows(range_: str | None, limit: int | None) -> tuple[int, int | None]:
+def rows(range_: str | None, limit: int | None) -> tuple[int, int | None]:
     """First and last row, from `--range A:B` and `--limit N`."""
     if limit is not None and limit < 1:
         raise BadInput(f"--limit {limit}: must be at least 1")

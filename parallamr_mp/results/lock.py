@@ -66,7 +66,7 @@ class OutputLock:
         `BadInput` when no file can be made there.
         """
         while not self._create():
-            owner = self._read()
+            owner = _owner_of(self.path)
             if owner is None:
                 continue  # released between the two looks
             if _may_live(owner):
@@ -137,18 +137,6 @@ class OutputLock:
             with contextlib.suppress(OSError):
                 os.unlink(draft)
 
-    def _read(self) -> Owner | None:
-        try:
-            with open(self.path, "rb") as stream:
-                return Owner(**orjson.loads(stream.read()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError):
-            raise OutputLocked(
-                f"{self.path}: this lock file cannot be read",
-                hint="If no run is writing this output, remove the file.",
-            ) from None
-
     def _take_over(self) -> bool:
         """Removes a dead owner's lock; False when it turns out to be none, or another run is at it.
 
@@ -165,7 +153,7 @@ class OutputLock:
             time.sleep(0.05)
             return False
         try:
-            owner = self._read()
+            owner = _owner_of(self.path)
             if owner is None or _may_live(owner):
                 return False
             os.unlink(self.path)
@@ -180,6 +168,27 @@ class OutputLock:
             # Where its folder has become read-only it stays, and is taken over by the next run.
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
+
+
+def _owner_of(path: str) -> Owner | None:
+    try:
+        with open(path, "rb") as stream:
+            return Owner(**orjson.loads(stream.read()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        raise OutputLocked(
+            f"{path}: this lock file cannot be read",
+            hint="If no run is writing this output, remove the file.",
+        ) from None
+
+
+def holder(path: str) -> str | None:
+    """Who holds the lock, in words; None: nobody who lives. Changes nothing. Raises `OutputLocked`."""
+    owner = _owner_of(path)
+    if owner is None or not _may_live(owner):
+        return None
+    return f"process {owner.pid} on {owner.host}"
 
 
 def _may_live(owner: Owner) -> bool:
