@@ -17,6 +17,7 @@ import typer
 from dotenv import find_dotenv, load_dotenv
 
 from parallamr_mp._version import __version__
+from parallamr_mp.cli import streams
 from parallamr_mp.cli.init import init
 from parallamr_mp.cli.models import models
 from parallamr_mp.cli.plan import plan
@@ -87,7 +88,7 @@ def _main(
 
 def run() -> None:
     """Runs the command line and ends the process."""
-    _fill_closed_streams()
+    streams.guard()
     try:
         app()
     except BadInput as error:
@@ -96,23 +97,12 @@ def run() -> None:
         _end(1, f"Error: {error}")
     except (KeyboardInterrupt, _Interrupted):
         _end(130, "Interrupted.")
+    except OSError as error:
+        if error is not streams.stdout_error():
+            raise
+        _end(1, f"Error: standard output: cannot be written: {error.strerror}")
     except SystemExit as error:
         _end(error.code if isinstance(error.code, int) else 1)
-
-
-def _fill_closed_streams() -> None:
-    """Gives descriptors 0 to 2 something to be, where the caller has closed them.
-
-    Otherwise the next file or pipe would get such a number, and be written to
-    as if it were standard output. `sys.stdout` stays None: that tells.
-    """
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  - for the life of the process
 
 
 def _end(code: int, message: str | None = None) -> None:
@@ -122,10 +112,6 @@ def _end(code: int, message: str | None = None) -> None:
     if stuck:
         # Threads with requests that were given up: the interpreter would wait
         # for them, up to the request time-out.
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:
-                continue
+        streams.flush()
         os._exit(code)
     sys.exit(code)

@@ -74,8 +74,9 @@ def init(
         for path, text in files.items():
             with open(path, "w", encoding="utf-8", newline="") as stream:
                 stream.write(text)
-            typer.echo(f"wrote {path}")
     except OSError as error:
         raise BadInput(f"cannot be written: {error.strerror}", file=str(error.filename)) from None
+    for path in files:
+        typer.echo(f"wrote {path}")
     names = [os.path.join(folder, name) for name in ("prompt.txt", "context.txt", "results.csv")]
     typer.echo(f"\nNext:\n  parallamr-mp run -p {names[0]} -e {output} -c {names[1]} -o {names[2]}")
