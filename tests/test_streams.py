@@ -19,6 +19,10 @@ import psutil
 import pytest
 from support.behaviours import answer, stall, status
 from support.cli import SCRIPT, Place, parse_rows, run_cli
+from support.dispatching import Signals, jobs, only, run
+
+from parallamr_mp import events
+from parallamr_mp.engine.dispatcher import Ending
 
 ROWS = 12
 FEW = ("--procs", "2", "--threads", "2")
@@ -392,6 +396,36 @@ def test_nohup_keeps_a_run_going_and_its_messages_in_a_file(place, server, windo
     said = (place.folder / "nohup.out").read_text()
     assert said.count(": ok · openai/fake-small") == ROWS
     assert f"rows     {ROWS} ok" in said
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_hang_up_is_never_the_second_signal_that_gives_requests_up(first):
+    """A terminal's program, the shell and the kernel each send one; systemd sends it right after SIGTERM."""
+    signals, held = Signals(), threading.Event()
+    pulses = iter(range(3))
+
+    def watch(event):
+        if isinstance(event, events.Stopping):
+            signals.send(signal.SIGHUP)
+            signals.send(signal.SIGHUP)
+            watched.append(event)
+        elif isinstance(event, events.Pulse) and watched and next(pulses, None) is None:
+            held.set()
+
+    def attend(payload, attempt):
+        if payload == 0:
+            signals.send(first)
+        held.wait(10)
+        return payload
+
+    watched = []
+    try:
+        ending, results = run(jobs(50), attend, slots=1, threads=4, signals=signals, seen=(watch,))
+    finally:
+        signals.close()
+    assert ending == Ending(first, aborted=False)
+    assert sorted(only(results)) == [0, 1, 2, 3]
+    assert len(watched) == 1
 
 
 def test_a_window_whose_shell_hangs_up_as_well_lets_requests_in_flight_finish(place, server, window):

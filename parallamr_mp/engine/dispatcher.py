@@ -13,6 +13,7 @@ from top to bottom.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -348,9 +349,15 @@ class Dispatcher:
                 )
 
     def _heed_signals(self) -> None:
-        """First signal: no new requests, those in flight may finish. Second: give them up."""
+        """First signal: no new requests, those in flight may finish. Second: give them up.
+
+        SIGHUP is never a second one. Of a window that is closed several come, from
+        its program, the shell and the kernel; systemd sends one right after SIGTERM.
+        """
         for signum in self._signals.take() if self._signals is not None else []:
             if self._stop is not None:
+                if signum == signal.SIGHUP:
+                    continue
                 self._abort = True
                 return
             self._stop = _Stop(self._clock() + self._drain_timeout, signum)
