@@ -51,6 +51,8 @@ class AttemptSpec:
     """An injected session; it stays in this process."""
     rescue: tuple[str, ...] = ()
     """Where a worker whose parent has died saves its answers: see `RescueFile`."""
+    excel_safe: bool = False
+    """Cells that a spreadsheet would run are guarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,5 +296,6 @@ def _record(
             cost,
             endpoint,
             datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        )
+        ),
+        excel_safe=spec.excel_safe,
     )

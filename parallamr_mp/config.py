@@ -54,6 +54,8 @@ class RunConfig:
     redo_changed: bool = False
     overwrite: bool = False
     flatten: bool = False
+    excel_safe: bool = False
+    """Cells that a spreadsheet would run as formulas get an apostrophe before them."""
     command: tuple[str, ...] = ()
     """The command line that this was made from, for the manifest; empty: none."""
 

@@ -139,7 +139,13 @@ class Past:
             return False
         wanted = {ordinal for ordinal in ordinals if ordinal >= 0} if scan.layout.missing else set()
         cells = self._plan.cells_of(wanted)
-        relayout(path, scan, self._plan.columns, lambda index: cells.get(ordinals[index]))
+        relayout(
+            path,
+            scan,
+            self._plan.columns,
+            lambda index: cells.get(ordinals[index]),
+            excel_safe=self._config.excel_safe,
+        )
         return True
 
     def _recognise(self, scan: Scan, number: int | None) -> Sequence[int] | None:

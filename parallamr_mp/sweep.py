@@ -43,6 +43,7 @@ from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.registry import build_provider, known_providers
 from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
+from parallamr_mp.results.records import guard
 from parallamr_mp.results.rewrite import MAX_DEPTH, MAX_ITEMS, Flattened, flatten_results
 from parallamr_mp.rows import RowResults
 from parallamr_mp.sources import FileLoader, Sources
@@ -187,6 +188,7 @@ def _run_locked(
         providers=injected.providers,
         session=injected.session,
         rescue=plan.outputs.rescue_places(),
+        excel_safe=config.excel_safe,
     )
     bus.publish(
         events.RunStarted(total, done, past.done_errors, config.procs, config.threads, plan.outputs.label)
@@ -286,6 +288,8 @@ def _dispatch(
 
 def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
     """Reads and checks the whole table, and that its providers can be used. Raises `BadInput`."""
+    if config.excel_safe:
+        _check_names(table)
     outputs = Outputs(config.output, table.columns)
     sources = Sources(
         prompt=config.prompt,
@@ -297,6 +301,17 @@ def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
     plan = Plan(config, table, sources, outputs)
     plan.look(frozenset(injected.providers if injected.providers is not None else known_providers()))
     return plan
+
+
+def _check_names(table: Table) -> None:
+    """Refuses columns that a spreadsheet would run: prompts and `resume` go by the names as they are."""
+    for name in table.columns:
+        if guard(name) != name:
+            raise BadInput(
+                f"column {name!r}: a spreadsheet would run its name as a formula",
+                file=table.label,
+                hint="Rename the column, or go without --excel-safe.",
+            )
 
 
 def input_files(config: RunConfig, plan: Plan) -> set[str]:
@@ -332,7 +347,8 @@ def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> int | None:
             if output.path is None or not (config.flatten or output.extra):
                 continue
             try:
-                _tell(flatten_results(output.path, plan.columns, go_on), output.path, bus)
+                flattened = flatten_results(output.path, plan.columns, go_on, excel_safe=config.excel_safe)
+                _tell(flattened, output.path, bus)
             except _Interrupted:
                 return signums[0]
             except OSError as error:

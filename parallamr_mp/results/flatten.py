@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from parallamr_mp.results.extract import Json
+from parallamr_mp.results.records import guard
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -106,14 +107,16 @@ class ColumnNames:
     prefixed with `json_` until it is free. Blanks around a part go, inside it
     they become one space; a part with nothing left is `_`; a name beyond 200
     characters ends in a hash instead. At most `max_columns` names are given.
+    With `excel_safe` they are guarded: keys are a model's words.
     Memory is bounded by that number. Not safe for threads: it belongs to
     whoever owns the output.
     """
 
-    def __init__(self, taken: Iterable[str], max_columns: int = 1000) -> None:
+    def __init__(self, taken: Iterable[str], max_columns: int = 1000, *, excel_safe: bool = False) -> None:
         self.columns: list[str] = []
         self._used = set(taken)
         self._max_columns = max_columns
+        self._excel_safe = excel_safe
         self._names: dict[Path, str] = {}
         self._dropped: set[int] = set()
 
@@ -132,6 +135,8 @@ class ColumnNames:
                 self._dropped.add(hash(path))
             return None
         name = _readable(path)
+        if self._excel_safe:
+            name = guard(name)
         while name in self._used:
             name = "json_" + name
         self._used.add(name)

@@ -18,6 +18,14 @@ from parallamr_mp.models import RESULT_COLUMNS
 # the line terminator is a line feed, and then cannot read it back.
 _MUST_QUOTE = re.compile(r'[",\r\n\0]|^\s|\s$')
 
+_FORMULA = frozenset("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
+"""What a cell begins with that a spreadsheet may run; the last four are full-width forms of the first.
+
+Source: OWASP's "CSV Injection", and its ASVS 5.0, 1.2.10.
+"""
+_GUARDED = frozenset("'" + sign for sign in _FORMULA)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+
 csv.field_size_limit(2**31 - 1)  # an answer may be longer than the csv module's 128 KiB
 
 
@@ -27,8 +35,31 @@ def encode_cell(value: object) -> str:
     return '"' + text.replace('"', '""') + '"' if _MUST_QUOTE.search(text) else text
 
 
-def encode_record(cells: Iterable[object]) -> bytes:
-    """One record, line feed included. A lone surrogate, which UTF-8 cannot hold, becomes `?`."""
+def guard(text: str) -> str:
+    """The cell as text for a spreadsheet: with an apostrophe before what it would run as a formula.
+
+    Plain numbers, signs and exponents included, stay. Holds for who reads the
+    file as it is meant: told to split cells at semicolons, say, a spreadsheet
+    finds other cells, which may begin with anything.
+    """
+    return "'" + text if text[:1] in _FORMULA and not _NUMBER.fullmatch(text) else text
+
+
+def unguarded(text: str) -> str:
+    """The cell without a guard's apostrophe. Of a text that had one of its own, it goes as well:
+
+    to compare two cells, one guarded and one not, take it from both.
+    """
+    return text[1:] if text[:2] in _GUARDED else text
+
+
+def encode_record(cells: Iterable[object], *, excel_safe: bool = False) -> bytes:
+    """One record, line feed included. A lone surrogate, which UTF-8 cannot hold, becomes `?`.
+
+    `excel_safe`: every cell goes through `guard`.
+    """
+    if excel_safe:
+        cells = [None if cell is None else guard(str(cell)) for cell in cells]
     line = ",".join([encode_cell(cell) for cell in cells])
     # A record of one empty cell would be an empty line, which readers skip.
     return ((line or '""') + "\n").encode("utf-8", "replace")

@@ -19,7 +19,7 @@ from parallamr_mp.errors import OutputError
 from parallamr_mp.models import RESULT_COLUMNS
 from parallamr_mp.results.extract import extract_json
 from parallamr_mp.results.flatten import ColumnNames, exceeds, flatten
-from parallamr_mp.results.records import decode_record, encode_record
+from parallamr_mp.results.records import decode_record, encode_record, guard, unguarded
 from parallamr_mp.results.scan import Scan, complete_records, row_of
 
 MAX_DEPTH = 6
@@ -92,14 +92,19 @@ def drop_records(path: str, drop: Callable[[int], bool]) -> tuple[int, int]:
 
 
 def relayout(
-    path: str, scan: Scan, columns: Sequence[str], fill: Callable[[int], Mapping[str, str] | None]
+    path: str,
+    scan: Scan,
+    columns: Sequence[str],
+    fill: Callable[[int], Mapping[str, str] | None],
+    *,
+    excel_safe: bool = False,
 ) -> None:
     """Brings a results file into the layout of `columns`; those of `--flatten` stay behind them.
 
     `scan` says what identity, row and repeat each record bears from now on.
     `fill` gives the input's cells of the experiment of a record, by its index,
     for those columns that the file lacks; None: there is no such experiment,
-    they stay empty. A torn last record goes. Raises `OutputError`, leaving the
+    they stay empty; `excel_safe` guards them. A torn last record goes. Raises `OutputError`, leaving the
     file as it was.
     """
     layout = scan.layout
@@ -117,7 +122,7 @@ def relayout(
             cells = ["" if place is None else found[place] for place in layout.at]
             if lacks and (filled := fill(index)) is not None:
                 for number, name in lacks:
-                    cells[number] = filled[name]
+                    cells[number] = guard(filled[name]) if excel_safe else filled[name]
             if scan.ids[index]:
                 cells[own["experiment_id"]] = f"{scan.ids[index]:016x}"
                 row_number, repeat = row_of(scan.rows[index])
@@ -138,19 +143,27 @@ class Flattened:
     """Values left out because of the cap on columns; they are in `output`."""
 
 
-def flatten_results(path: str, base: tuple[str, ...], go_on: Callable[[], None] = lambda: None) -> Flattened:
+def flatten_results(
+    path: str,
+    base: tuple[str, ...],
+    go_on: Callable[[], None] = lambda: None,
+    *,
+    excel_safe: bool = False,
+) -> Flattened:
     """Gives every key of the JSON in the answers a column of its own, behind the columns `base`.
 
     Reads the file twice: once for the names, once for the values. Columns of an
     earlier flattening are made anew from `output`, so that it can be repeated
     after more rows have come. `go_on` is called now and then, and may raise to
-    end it. Raises `OutputError`. Whatever is raised, the file is as it was.
+    end it. `excel_safe` guards all cells, also of rows written without it, and
+    the names of the new columns. Raises `OutputError`. Whatever is raised, the
+    file is as it was.
     """
     output_at = len(base) - len(RESULT_COLUMNS) + RESULT_COLUMNS.index("output")
-    names = ColumnNames(base, max_columns=MAX_COLUMNS)
+    names = ColumnNames(base, max_columns=MAX_COLUMNS, excel_safe=excel_safe)
     rows = folded = 0
     for cells in _rows(path, go_on):
-        value = extract_json(cells[output_at])
+        value = extract_json(unguarded(cells[output_at]))
         if value is not None:
             rows += 1
             folded += exceeds(value, max_depth=MAX_DEPTH, max_items=MAX_ITEMS)
@@ -164,13 +177,13 @@ def flatten_results(path: str, base: tuple[str, ...], go_on: Callable[[], None] 
         stream.write(encode_record((*base, *columns)))
         for cells in _rows(path, go_on):
             extra = [""] * len(columns)
-            value = extract_json(cells[output_at])
+            value = extract_json(unguarded(cells[output_at]))
             values = flatten(value, max_depth=MAX_DEPTH, max_items=MAX_ITEMS) if value is not None else ()
             for parts, text in values:
                 name = names.name(parts)
                 if name is not None:
                     extra[place[name]] = text
-            stream.write(encode_record((*cells[: len(base)], *extra)))
+            stream.write(encode_record((*cells[: len(base)], *extra), excel_safe=excel_safe))
     return Flattened(len(columns), rows, folded, dropped)
 
 

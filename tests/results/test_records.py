@@ -6,7 +6,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from parallamr_mp.models import RESULT_COLUMNS
-from parallamr_mp.results.records import columns_for, decode_record, encode_cell, encode_record
+from parallamr_mp.results.records import (
+    columns_for,
+    decode_record,
+    encode_cell,
+    encode_record,
+    guard,
+    unguarded,
+)
 
 # What CSV writers and readers trip over, more often than chance would bring it up.
 awkward = st.text(alphabet="\",;\r\n\0 \t'\\ab\u2028\u0085\ufeffé😀", max_size=20)
@@ -123,3 +130,52 @@ def test_the_results_columns_follow_those_of_the_input():
         "output",
         "error_message",
     )
+
+
+# --- formulas ----------------------------------------------------------------------------------
+
+signs = st.text(alphabet="=+-@\t\r\n\0＝＋－＠'0123456789.eE a", max_size=12)
+numbers = st.integers().map(str) | st.floats(allow_nan=False, allow_infinity=False).map(str)
+cells = signs | texts | numbers | numbers.map("+{}".format)
+
+
+@given(cells)
+@example("=1+1")
+@example("'=1+1")
+@example("-5\n")
+@example("-٥")
+def test_no_guarded_cell_begins_as_a_formula_unless_it_is_a_number(text):
+    [[seen]] = read(encode_record([text], excel_safe=True))
+    assert seen == guard(text)
+    if seen[:1] in set("=+-@\t\r\n\0＝＋－＠"):
+        assert seen == text
+        float(seen)
+        assert seen[-1] in "0123456789."
+    else:
+        assert seen in {text, f"'{text}"}
+
+
+@given(cells)
+def test_a_cell_and_its_guarded_form_are_the_same_without_the_guard(text):
+    assert unguarded(guard(text)) == unguarded(text)
+    assert guard(guard(text)) == guard(text)
+    assert guard(text) == text or unguarded(guard(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["-5", "+3.2e4", "-.5", "-1.", "+0", "-1E-7", "", "a=1", "1-2", " =1", "'=1"]
+)
+def test_numbers_and_ordinary_text_are_left_alone(text):
+    assert guard(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=1", "+1 2", "-5%", "--5", "-", "+", "@SUM(A1)", "\t=1", "\r=1", "-1e", "-inf", "-5\n", "＝1", "-1_0"],
+)
+def test_what_a_spreadsheet_may_run_is_guarded(text):
+    assert guard(text) == f"'{text}"
+
+
+def test_cells_that_are_no_text_stay_what_they_are():
+    assert encode_record([None, -5, -0.25, 1e-9, "x"], excel_safe=True) == b",-5,-0.25,1e-09,x\n"
