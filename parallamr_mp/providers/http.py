@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import time
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,9 +77,11 @@ class HttpClient:
     connection to the last byte. A foreign `requests.Session` is used as it is
     (its proxies, certificates, adapters and retries): the total covers the
     body, while the headers get `timeout` anew with every byte, for there is no
-    way to reach the socket before they have come. Redirects are not followed
-    and netrc is not read with either. An answer that came in full is never
-    asked for again, nor is one that did not come in time: it may cost money.
+    way to reach the socket before they have come; nor is it forgiven that the
+    process was stopped, for the socket's own limit is over then. Redirects are
+    not followed and netrc is not read with either. An answer that came in full
+    is never asked for again, nor is one that did not come in time: it may cost
+    money.
 
     `secrets` are what no message may hold (`redact`); the session adds its own.
     Safe from many threads at once. Raises `ProviderError` and nothing else.
@@ -171,8 +172,7 @@ class HttpClient:
     def _send_foreign(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], total: float
     ) -> requests.Response:
-        started = time.monotonic()
-        call = self._watchdog.begin(started + total)
+        call = self._watchdog.begin(total)
         try:
             request = self.session.get if method == "GET" else self.session.post
             response = request(

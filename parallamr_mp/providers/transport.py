@@ -58,6 +58,8 @@ class _UnderWay(threading.local):
     """The call that this thread is busy with: how a connection finds the call it is used for."""
 
     call: Call | None = None
+    total: float = 0.0
+    """Seconds the call may take."""
     connection: Any = None
     """The one it uses, from when that has come about: before, nothing can have been sent."""
 
@@ -99,7 +101,7 @@ class _Watched(HTTPConnection):
         if _under_way.call is not None:
             _watch(_under_way.call, opened)
             # The TLS handshake that may follow takes this timeout as its total.
-            opened.settimeout(min(_under_way.call.remaining(), CONNECT_SECONDS))
+            opened.settimeout(min(_under_way.total, CONNECT_SECONDS))
         return opened
 
     def connect(self) -> None:
@@ -108,15 +110,16 @@ class _Watched(HTTPConnection):
         if call is not None and self.sock is not None:
             _under_way.connection = self
             _watch(call, self.sock)  # TLS has put a new socket object in place of the one above
-            # Sending a large body on a slow line may take longer than connecting may.
-            self.sock.settimeout(call.remaining())
+            # From here on the watchdog alone ends what takes too long. A limit of the socket's
+            # own would be over at once after a stop of this process, before that is forgiven.
+            self.sock.settimeout(None)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         call = _under_way.call
         if call is not None and self.sock is not None:
             _under_way.connection = self
             _watch(call, self.sock)
-            self.timeout = call.remaining()
+            self.timeout = None  # as in `connect`; urllib3 gives it to the socket
         super().request(*args, **kwargs)
 
 
@@ -138,8 +141,10 @@ class DeadlineAdapter(HTTPAdapter):
     of the body (for `stream=True`: of the headers); in the pair form it is the
     second number. At the deadline it raises `requests.ReadTimeout`. Name
     look-ups cannot be cut, and each of a host's addresses may take
-    `CONNECT_SECONDS`. `verify` and `cert` of a request are ignored: trust is
-    settled at construction. A proxy named by the request wins over the rules.
+    `CONNECT_SECONDS`. Time in which the process was stopped does not count once
+    the connection is there (see `deadlines`). `verify` and `cert` of a request
+    are ignored: trust is settled at construction. A proxy named by the request
+    wins over the rules.
 
     Safe from many threads at once. `close` ends the watchdog's thread.
     """
@@ -206,9 +211,10 @@ class DeadlineAdapter(HTTPAdapter):
         total = timeout[1] if isinstance(timeout, tuple) else timeout
         if total is None:
             return super().send(request, stream, timeout, verify, cert, proxies)
-        limits = (min(CONNECT_SECONDS, total), total)
-        call = self._watchdog.begin(time.monotonic() + total)
-        _under_way.call, _under_way.connection = call, None
+        call = self._watchdog.begin(total)
+        _under_way.call, _under_way.total, _under_way.connection = call, total, None
+        # No limit for reading, see `_Watched.connect`, but for a body that nobody watches.
+        limits = (min(CONNECT_SECONDS, total), total if stream else None)
         try:
             response = super().send(request, stream, limits, verify, cert, proxies)
             if response.status_code < 200:

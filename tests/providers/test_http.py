@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -209,6 +210,33 @@ def test_every_way_to_take_too_long_ends_at_the_deadline(behaviour, tls, ca, ca_
         assert error.endpoint == f"{server.openai_url}/chat/completions"
         server.behave(answer())
         assert chat(HttpClient(session, 5), server.openai_url).status == 200
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_a_server_that_does_not_read_the_request_is_cut_at_the_deadline_too(tls, ca, ca_file):
+    release = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            if tls:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                ca.issue_cert("127.0.0.1").configure_cert(context)
+                sock = context.wrap_socket(sock, server_side=True)
+            release.wait(10)
+            sock.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with make_session(1, {"SSL_CERT_FILE": ca_file}) as session:
+            client = HttpClient(session, 0.6)
+            started = time.monotonic()
+            error = failure_of(lambda: client.post_json(url, b" " * (32 << 20), KEY))
+            assert 0.59 <= time.monotonic() - started < 2
+        release.set()
+        thread.join()
+    assert (error.kind, error.retryable) == ("timeout", False)
 
 
 def test_many_deadlines_at_once_are_all_kept(server):
