@@ -43,7 +43,7 @@ _LOOK_AHEAD = 10_000
 _LOOK_AHEAD_BYTES = 64 << 20
 """The same, by what they keep in memory: rows may bring documents along."""
 _CLOCK_JUMP = 5.0
-"""Seconds the loop must have slept too long for the process to count as having been stopped."""
+"""Seconds the loop must have come too late for the process to count as having been stopped."""
 
 
 class Results(Protocol):
@@ -140,6 +140,8 @@ class Dispatcher:
         self._stop: _Stop | None = None
         self._abort = False
         self._next_pulse = 0.0
+        self._awake_by = self._clock()
+        """When the loop was awake last, or is to be after its present sleep."""
 
     def run(self) -> Ending:
         """Returns when every job has its outcome or a signal has ended the run.
@@ -169,7 +171,7 @@ class Dispatcher:
 
     def _loop(self) -> None:
         while True:
-            now = self._clock()
+            now = self._wake()
             # Before anything is leased: what is asked once this is known could not be stored.
             if self._results.problem is not None:
                 self._fail(self._results.problem)
@@ -180,9 +182,9 @@ class Dispatcher:
             if self._is_over(now):
                 return
             timeout = self._time_to_wait(now)
+            self._awake_by = now + timeout
             self._reactor.poll(timeout)
-            self._forgive_a_stopped_clock(now, timeout)
-            self._pulse()
+            self._pulse(self._wake())
 
     # ── giving out work ──────────────────────────────────────────────────────
 
@@ -297,18 +299,26 @@ class Dispatcher:
             until = min(until, self._stop.deadline)
         return max(0.0, until - now)
 
-    def _forgive_a_stopped_clock(self, before: float, timeout: float) -> None:
-        """After Ctrl-Z or a closed lid, time that nobody had does not count against anybody."""
-        gap = self._clock() - before - timeout
+    def _wake(self) -> float:
+        """The time. After Ctrl-Z or a frozen container, what nobody had of it does not count against anybody.
+
+        Asked before each decision that may end something, for a process can be
+        stopped anywhere: in its sleep, or while it writes to the terminal.
+        Retries need nothing: the wait that a server asked for has passed.
+        """
+        now = self._clock()
+        gap = now - self._awake_by
+        self._awake_by = now
         if gap > _CLOCK_JUMP:
             for slot in self._slots:
                 for held in slot.held.values():
-                    held.since += gap
+                    held.since = min(held.since + gap, now)
             if self._stop is not None:
-                self._stop.deadline += gap
+                # A signal that had waited for the process to go on has its full time already.
+                self._stop.deadline = min(self._stop.deadline + gap, now + self._drain_timeout)
+        return now
 
-    def _pulse(self) -> None:
-        now = self._clock()
+    def _pulse(self, now: float) -> None:
         if now < self._next_pulse:
             return
         self._next_pulse = now + _PULSE

@@ -260,3 +260,91 @@ def test_a_table_that_breaks_off_lets_what_is_in_flight_finish():
     assert [outcome.value for _, outcome in sorted(only(results).items())] == [0, 1, 2, 3]
     assert len(seen) == 1
     assert results.finished
+
+
+# --- a process that was stopped and goes on ----------------------------------------------------
+
+
+def test_a_signal_that_waited_for_the_process_to_go_on_gives_no_more_than_the_drain_time(signals):
+    """`kill` of a job that Ctrl-Z has stopped: the signal comes with the first breath after it."""
+    clock, stopping = Clock(0.0), []
+    held = Held(6, lambda: signals.send(signal.SIGTERM))
+    results = Results(on_finish=held.gate.set)
+    take = signals.take
+
+    def late():
+        clock.now += 0 if stopping else 3600
+        return take()
+
+    def note(event):
+        if isinstance(event, events.Stopping):
+            stopping.append(event)
+        clock.now += 1 if stopping else 0.01
+
+    signals.take = late
+    ending, results = run(
+        jobs(6), held, signals=signals, seen=(note,), results=results, clock=clock, drain_timeout=3.0
+    )
+    assert ending == Ending(signal.SIGTERM, aborted=True)
+    assert clock.now < 4600 + 60
+
+
+def test_a_stop_does_not_count_against_the_drain_time_that_had_begun(signals):
+    clock, stopping = Clock(0.05), []
+    held = Held(6, lambda: signals.send(signal.SIGTERM))
+
+    def note(event):
+        if isinstance(event, events.Stopping):
+            stopping.append(event)
+        elif stopping and isinstance(event, events.Pulse):
+            if len(stopping) == 1:
+                clock.now += 3600
+            else:
+                held.gate.set()
+            stopping.append(event)
+
+    ending, results = run(jobs(6), held, signals=signals, seen=(note,), clock=clock, drain_timeout=60.0)
+    assert ending == Ending(signal.SIGTERM, aborted=False)
+    assert len(only(results)) == 6
+
+
+def test_workers_that_were_stopped_with_their_parent_are_not_overdue():
+    """Also where the parent was stopped while it told of its progress, and not while it waited."""
+    clock, gate, pulses, killed = Clock(0.05), threading.Event(), [], []
+
+    class Killable(ThreadSeat):
+        pid = 1  # a process, as far as the dispatcher can tell
+
+        def kill(self):
+            killed.append(self)
+            super().kill()
+
+    def patient(receiver, sender):
+        sender.send(Ready(1))
+        while True:
+            for message in receiver.receive():
+                if isinstance(message, Stop):
+                    return
+                assert gate.wait(10)
+                sender.send(Outcome(message.id, "there"))
+
+    def note(event):
+        if isinstance(event, events.Pulse) and event.in_flight:
+            pulses.append(event)
+            if len(pulses) == 1:
+                clock.now += 3600
+            elif len(pulses) == 3:
+                gate.set()
+
+    _, results = run(
+        jobs(1),
+        make_seat=lambda number: Killable(patient, (), name="w"),
+        slots=1,
+        threads=1,
+        clock=clock,
+        lease_timeout=60.0,
+        seen=(note,),
+    )
+    assert only(results)[0].value == "there"
+    assert not killed
+    assert max(event.oldest for event in pulses) < 60
