@@ -43,6 +43,9 @@ class RunConfig:
     orphan_grace: float = 30.0
     """How long workers go on with their requests when the parent has been killed."""
     max_retries: int = 5
+    retry_unknown: bool | None = None
+    """Whether to ask again when it is unknown what became of a request, and it may be paid for twice.
+    None: of providers that cost nothing."""
     first_row: int = 1
     last_row: int | None = None
     """Rows of the table that take part, both ends included; None: to its end."""

@@ -102,6 +102,11 @@ class ProviderError(ParallamrError):
     `context_overflow`, `tls`, `redirect`, `not_found`, `mock`); `retryable` says whether sending the same
     request again may help; `retry_after` is the server's wish in seconds;
     `endpoint` is the base URL that was asked, without credentials.
+
+    `unknown`: the request reached the server, no whole answer came back, and so
+    nobody can know whether the work was done and charged for. Whether it is
+    sent again depends on the provider (`RetryPolicy.retry_unknown`), and no
+    longer on `retryable`.
     """
 
     def __init__(
@@ -112,7 +117,8 @@ class ProviderError(ParallamrError):
         retryable: bool = False,
         retry_after: float | None = None,
         endpoint: str = "",
+        unknown: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind, self.message, self.retryable = kind, message, retryable
-        self.retry_after, self.endpoint = retry_after, endpoint
+        self.retry_after, self.endpoint, self.unknown = retry_after, endpoint, unknown

@@ -99,3 +99,5 @@ class Failure:
     retry_after: float | None = None
     """Seconds the server asked to wait."""
     endpoint: str = ""
+    unknown: bool = False
+    """Nobody can know whether the work was done and has to be paid for: see `errors.ProviderError`."""

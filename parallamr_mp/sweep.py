@@ -39,7 +39,7 @@ from parallamr_mp.plan import Plan
 from parallamr_mp.policy.retry import RetryPolicy
 from parallamr_mp.policy.schedule import Schedule
 from parallamr_mp.provenance import Provenance
-from parallamr_mp.providers.base import Provider, ProviderSettings
+from parallamr_mp.providers.base import Provider, ProviderSettings, is_free
 from parallamr_mp.providers.registry import build_provider, known_providers
 from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
@@ -197,7 +197,8 @@ def _run_locked(
     with _noted(Provenance(config, plan, bus), tally, paths, wanted=not spooled) as signums:
         if done < total:
             slots = min(config.procs or 1, total - done)
-            signums.append(_dispatch(plan, past, config, spec, bus, locks, slots=slots))
+            retry = RetryPolicy(config.max_retries, retry_unknown=_asked_again(config, providers))
+            signums.append(_dispatch(plan, past, config, spec, retry, bus, locks, slots=slots))
         past.finish()
         if not any(signums) or spooled:
             # A file that is resumed gets its columns then; what goes to standard output, now or never.
@@ -228,11 +229,19 @@ def _last(signums: list[int | None]) -> int | None:
     return next((signum for signum in reversed(signums) if signum is not None), None)
 
 
+def _asked_again(config: RunConfig, providers: Mapping[str, Provider]) -> frozenset[str]:
+    """The providers that are sent a request again whose outcome is unknown."""
+    if config.retry_unknown is None:
+        return frozenset(name for name, provider in providers.items() if is_free(provider))
+    return frozenset(providers if config.retry_unknown else ())
+
+
 def _dispatch(
     plan: Plan,
     past: Past,
     config: RunConfig,
     spec: AttemptSpec,
+    retry: RetryPolicy,
     bus: events.EventBus,
     locks: list[OutputLock],
     *,
@@ -272,7 +281,7 @@ def _dispatch(
             threads=config.threads,
             results=results,
             schedule=Schedule(config.limits, config.total_limit),
-            retry=RetryPolicy(config.max_retries),
+            retry=retry,
             bus=bus,
             signals=signals,
             drain_timeout=drain_seconds(config),

@@ -242,7 +242,7 @@ class Dispatcher:
         self._schedule.release(job)
         failure = outcome.failure
         if failure is not None:
-            delay = self._retry.delay(failure, job.attempts)
+            delay = self._retry.delay(failure, job.attempts, job.key)
             if delay is not None:
                 # While stopping, the row is left without a result: to be resumed.
                 if self._stop is None:

@@ -109,7 +109,9 @@ def attend(handler: Handler, lease: Lease) -> Outcome:
     try:
         value = handler(lease.payload, lease.attempt)
     except ProviderError as error:
-        failure = Failure(error.kind, error.message, error.retryable, error.retry_after, error.endpoint)
+        failure = Failure(
+            error.kind, error.message, error.retryable, error.retry_after, error.endpoint, error.unknown
+        )
     except BaseException as error:  # also SystemExit: one broken row must not cost a thread
         failure = Failure("internal", f"{type(error).__name__}: {error}")
     else:

@@ -11,7 +11,11 @@ from parallamr_mp.models import Failure
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential back-off with full jitter, on retryable failures only, bounded in number.
+    """Exponential back-off with full jitter, on failures that deserve it only, bounded in number.
+
+    Those are the retryable ones, for every provider, and those whose outcome is
+    unknown for the providers in `retry_unknown`: asking these again may pay for
+    the same work twice.
 
     The wait before attempt n+1 is uniform in [0, min(cap, base * 2^(n-1))]
     seconds ("full jitter", Marc Brooker, AWS Architecture Blog, 2015); a
@@ -26,14 +30,17 @@ class RetryPolicy:
     """Seconds."""
     longest: float = 3600.0
     """Seconds of a `Retry-After` that are believed: a date in 9999 must not hold a run for ever."""
+    retry_unknown: frozenset[str] = frozenset()
+    """Providers that are asked again when nobody knows what became of the last request."""
     uniform: Callable[[float, float], float] = random.uniform
 
-    def delay(self, failure: Failure, attempts: int) -> float | None:
-        """Seconds to wait before the next attempt, or None: this failure is final.
+    def delay(self, failure: Failure, attempts: int, provider: str) -> float | None:
+        """Seconds to wait before the next attempt at `provider`, or None: this failure is final.
 
         `attempts` counts the requests made so far, the failed one included.
         """
-        if not failure.retryable or attempts > self.max_retries:
+        again = provider in self.retry_unknown if failure.unknown else failure.retryable
+        if not again or attempts > self.max_retries:
             return None
         doublings = min(attempts - 1, 1000)  # 2.0 ** 1024 is an OverflowError
         jitter = self.uniform(0.0, min(self.cap, self.base * 2.0**doublings))

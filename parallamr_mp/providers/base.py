@@ -18,6 +18,9 @@ class Provider(Protocol):
     Called from many threads of one worker process at once: an implementation
     keeps no per-request state on itself. A third party adds one by naming a
     `ProviderFactory` as an entry point of the group `parallamr_mp.providers`.
+
+    It may have an attribute `free_of_charge = True`, on the class or on the
+    instance: see `is_free`.
     """
 
     def complete(self, request: ChatRequest) -> Reply:
@@ -27,6 +30,16 @@ class Provider(Protocol):
         sleep for a retry: the dispatcher decides about both.
         """
         ...
+
+
+def is_free(provider: Provider) -> bool:
+    """Whether to ask twice costs nothing but time, so that a request whose outcome is unknown is sent again.
+
+    A provider says so itself, by `free_of_charge = True`; who says nothing may
+    cost money. A base URL tells nothing: on localhost may be a proxy to an API
+    that is paid for.
+    """
+    return getattr(provider, "free_of_charge", False) is True
 
 
 @runtime_checkable

@@ -20,7 +20,13 @@ from parallamr_mp.errors import ProviderError
 from parallamr_mp.providers.deadlines import Watchdog
 from parallamr_mp.providers.endpoints import secrets_of, shown_url, url_secrets
 from parallamr_mp.providers.failures import failure_from_status, redact, retry_after_seconds
-from parallamr_mp.providers.transport import CONNECT_SECONDS, DeadlineAdapter, make_session
+from parallamr_mp.providers.transport import (
+    CONNECT_SECONDS,
+    BrokenAnswer,
+    DeadlineAdapter,
+    make_session,
+    says_where_it_ends,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +48,9 @@ _FOREIGN = (
     ValueError,
 )
 _UNKNOWN_OUTCOME = "outcome unknown: the server may have done the work"
+"""Stands in the message of every error that is `unknown`, and of no other."""
+_BEGUN = (http.client.IncompleteRead, http.client.BadStatusLine, http.client.LineTooLong)
+"""Only what a server has sent can be as wrong as that, but for `RemoteDisconnected`: it had sent nothing."""
 _SECRET_HEADERS = ("auth", "key", "token", "cookie", "secret")
 """A header whose name holds one of these is not to be shown."""
 _NOT_CONNECTED = (
@@ -80,8 +89,9 @@ class HttpClient:
     way to reach the socket before they have come; nor is it forgiven that the
     process was stopped, for the socket's own limit is over then. Redirects are
     not followed and netrc is not read with either. An answer that came in full
-    is never asked for again, nor is one that did not come in time: it may cost
-    money.
+    is never asked for again. Of one that did not come in time, or broke off
+    after its first byte, nobody knows what it cost: the error is `unknown`. A
+    refusal (any status from 300 on) is one, whatever becomes of its body.
 
     `secrets` are what no message may hold (`redact`); the session adds its own.
     Safe from many threads at once. Raises `ProviderError` and nothing else.
@@ -138,10 +148,14 @@ class HttpClient:
         try:
             response = send(method, url, body, headers, total)
             if response.status_code >= 200:
-                return HttpReply(response.status_code, response.headers, response.content)
+                return HttpReply(response.status_code, response.headers, _whole(response))
+            # A server that sends one has the request. Its answer to come, if any, is lost to us.
             said = f"HTTP {response.status_code} in place of an answer ({_UNKNOWN_OUTCOME})"
-            failure = ProviderError("bad_reply", said, endpoint=endpoint or shown_url(url))
+            failure = ProviderError("bad_reply", said, endpoint=endpoint or shown_url(url), unknown=True)
         except _FOREIGN as error:
+            partly = getattr(error, "response", None)
+            if isinstance(partly, requests.Response) and partly.status_code >= 300:
+                return HttpReply(partly.status_code, partly.headers, b"")  # only its words are missing
             failure = _mapped(error, endpoint or shown_url(url), total, self.secrets())
         # Outside of `except`: a foreign error holds the request, and that holds the key.
         raise failure
@@ -175,17 +189,26 @@ class HttpClient:
         call = self._watchdog.begin(total)
         try:
             request = self.session.get if method == "GET" else self.session.post
-            response = request(
-                url,
-                data=body,
-                headers=dict(headers),
-                # Without an `auth` a session that trusts the environment replaces our
-                # Authorization header by what ~/.netrc has for the host.
-                auth=None if self.session.auth else _keep_headers,
-                timeout=(min(CONNECT_SECONDS, total), total),
-                allow_redirects=False,
-                stream=True,
-            )
+            try:
+                response = request(
+                    url,
+                    data=body,
+                    headers=dict(headers),
+                    # Without an `auth` a session that trusts the environment replaces our
+                    # Authorization header by what ~/.netrc has for the host.
+                    auth=None if self.session.auth else _keep_headers,
+                    timeout=(min(CONNECT_SECONDS, total), total),
+                    allow_redirects=False,
+                    stream=True,
+                )
+            except Exception as error:
+                # More cannot be told from outside: a reset amid the headers looks like one before them.
+                if any(
+                    isinstance(cause, _BEGUN) and not isinstance(cause, http.client.RemoteDisconnected)
+                    for cause in _causes(error)
+                ):
+                    raise BrokenAnswer(error) from error
+                raise
             if response.status_code < 200:
                 # Not the answer (see `transport._FinalAnswer`), which is still to come: unread as
                 # this one is, closing it closes the connection, and nobody is given what comes.
@@ -198,15 +221,24 @@ class HttpClient:
                 _ = response.content
             except Exception as error:
                 if call.expired:
-                    raise requests.ReadTimeout("the deadline has passed") from error
-                raise
+                    raise requests.ReadTimeout("the deadline has passed", response=response) from error
+                if isinstance(error, requests.exceptions.ContentDecodingError):
+                    raise
+                raise BrokenAnswer(error, response=response) from error
             finally:
                 response.close()
         finally:
             self._watchdog.end(call)
         if call.expired:
-            raise requests.ReadTimeout("the deadline has passed")
+            raise requests.ReadTimeout("the deadline has passed", response=response)
         return response
+
+
+def _whole(response: requests.Response) -> bytes:
+    """The body. Raises `BrokenAnswer` for none at all where nothing said so: cut amid its headers."""
+    if not response.content and response.status_code == 200 and not says_where_it_ends(response):
+        raise BrokenAnswer(http.client.IncompleteRead(b""))
+    return response.content
 
 
 def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -251,17 +283,19 @@ def _mapped(error: Exception, endpoint: str, total: float, secrets: Iterable[str
     def failure(kind: str, message: str, *, retryable: bool) -> ProviderError:
         return ProviderError(kind, message, retryable=retryable, endpoint=endpoint)
 
+    def unknown(kind: str, message: str) -> ProviderError:
+        return ProviderError(kind, f"{message} ({_UNKNOWN_OUTCOME})", endpoint=endpoint, unknown=True)
+
     unconnected = among(urllib3.exceptions.ConnectTimeoutError)
     refused = isinstance(unconnected, urllib3.exceptions.NewConnectionError)  # it is one of those, too
     if among(requests.ConnectTimeout) or (unconnected and not refused):
         limit = min(CONNECT_SECONDS, total)
         return failure("timeout", f"no connection to {endpoint} within {limit:g} s", retryable=True)
     if not refused and among(requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
-        # Final, unlike a connection that breaks: a server that is slow was most likely at work,
-        # and would be paid again for the same, and be as slow again.
-        return failure(
-            "timeout", f"no complete answer within {total:g} s ({_UNKNOWN_OUTCOME})", retryable=False
-        )
+        return unknown("timeout", f"no complete answer within {total:g} s")
+    reason = redact(_reason(causes), secrets)
+    if among(BrokenAnswer):
+        return unknown("connection", f"the connection to {endpoint} broke amid the answer: {reason}")
     certificate = among(ssl.SSLCertVerificationError)
     if isinstance(certificate, ssl.SSLCertVerificationError):
         return failure(
@@ -288,12 +322,12 @@ def _mapped(error: Exception, endpoint: str, total: float, secrets: Iterable[str
         )
     if among(*_UNUSABLE_REQUEST) and among(socket.gaierror) is None:
         return failure("bad_request", f"{endpoint} cannot be asked: {type(error).__name__}", retryable=False)
-    reason = redact(_reason(causes), secrets)
     via = " through the proxy" if among(urllib3.exceptions.ProxyError) else ""
     if among(*_NOT_CONNECTED):
         message = f"no connection to {endpoint}{via}: {reason}"
     else:
-        message = f"the connection to {endpoint} broke: {reason} ({_UNKNOWN_OUTCOME})"
+        # Most likely one that the server had given up as the request came; it was not at work yet.
+        message = f"the connection to {endpoint} broke before an answer came: {reason}"
     return failure("connection", message, retryable=True)
 
 

@@ -37,6 +37,8 @@ class MockProvider:
     used. Knows the model `mock`, and names that start with `mock-` or `mock/`.
     """
 
+    free_of_charge = True
+
     def __init__(
         self,
         *,
@@ -81,7 +83,8 @@ class MockProvider:
         if latency:
             self._sleep(min(latency, self._timeout))
         if latency > self._timeout:
-            raise _error("timeout", f"no complete answer within {self._timeout:g} s")
+            said = f"no complete answer within {self._timeout:g} s (outcome unknown)"
+            raise _error("timeout", said, unknown=True)
         if _chance(request) < settings.get("error_rate", 0.0):
             raise _error("mock", "this request was made to fail, as error_rate asks")
         input_tokens = _tokens(request.prompt)
@@ -141,8 +144,8 @@ def _number(name: str, value: object) -> float:
     return number
 
 
-def _error(kind: str, message: str, *, retryable: bool = False) -> ProviderError:
-    return ProviderError(kind, message, retryable=retryable, endpoint=ENDPOINT)
+def _error(kind: str, message: str, *, unknown: bool = False) -> ProviderError:
+    return ProviderError(kind, message, endpoint=ENDPOINT, unknown=unknown)
 
 
 def _chance(request: ChatRequest) -> float:

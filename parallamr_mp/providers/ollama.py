@@ -38,6 +38,8 @@ class OllamaProvider:
     and session as in `OpenAIProvider`.
     """
 
+    free_of_charge = True
+
     def __init__(
         self,
         *,

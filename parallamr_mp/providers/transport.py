@@ -62,9 +62,18 @@ class _UnderWay(threading.local):
     """Seconds the call may take."""
     connection: Any = None
     """The one it uses, from when that has come about: before, nothing can have been sent."""
+    answered: bool = False
+    """Whether a byte has come back on it."""
 
 
 _under_way = _UnderWay()
+
+
+class BrokenAnswer(requests.ConnectionError):
+    """An answer broke off after its first byte, an interim one's included: the server was at work.
+
+    `response` is what had come of it, where its headers had.
+    """
 
 
 class _FinalAnswer(http.client.HTTPResponse):
@@ -77,6 +86,9 @@ class _FinalAnswer(http.client.HTTPResponse):
     """
 
     def _read_status(self) -> tuple[str, int, str]:
+        # A proxy's answer to CONNECT is read here, too, but before there is a connection to the server.
+        if _under_way.connection is not None and self.fp.peek(1):
+            _under_way.answered = True
         version, status, reason = super()._read_status()  # type: ignore[misc]
         interim = 100 <= status < 200 and status != http.client.SWITCHING_PROTOCOLS
         return version, http.client.CONTINUE if interim else status, reason
@@ -139,7 +151,8 @@ class DeadlineAdapter(HTTPAdapter):
 
     `timeout` of a request is the total of seconds from `send` to the last byte
     of the body (for `stream=True`: of the headers); in the pair form it is the
-    second number. At the deadline it raises `requests.ReadTimeout`. Name
+    second number. At the deadline it raises `requests.ReadTimeout`, and
+    `BrokenAnswer` when the connection breaks after the answer's first byte. Name
     look-ups cannot be cut, and each of a host's addresses may take
     `CONNECT_SECONDS`. Time in which the process was stopped does not count once
     the connection is there (see `deadlines`). `verify` and `cert` of a request
@@ -212,7 +225,9 @@ class DeadlineAdapter(HTTPAdapter):
         if total is None:
             return super().send(request, stream, timeout, verify, cert, proxies)
         call = self._watchdog.begin(total)
-        _under_way.call, _under_way.total, _under_way.connection = call, total, None
+        _under_way.call, _under_way.total = call, total
+        _under_way.connection, _under_way.answered = None, False
+        response: requests.Response | None = None
         # No limit for reading, see `_Watched.connect`, but for a body that nobody watches.
         limits = (min(CONNECT_SECONDS, total), total if stream else None)
         try:
@@ -225,7 +240,9 @@ class DeadlineAdapter(HTTPAdapter):
             # A cut connection fails in many ways; what happened is that time was up.
             if call.expired or isinstance(error, requests.Timeout):
                 kind = requests.ConnectTimeout if _under_way.connection is None else requests.ReadTimeout
-                raise kind("the deadline has passed", request=request) from error
+                raise kind("the deadline has passed", request=request, response=response) from error
+            if _under_way.answered and not isinstance(error, requests.exceptions.ContentDecodingError):
+                raise BrokenAnswer(error, request=request, response=response) from error
             raise
         finally:
             connection = _under_way.connection
@@ -235,8 +252,8 @@ class DeadlineAdapter(HTTPAdapter):
                 # It may be in another thread's hands by now; then this is a little early or late
                 # for a clock that is only read before its next use.
                 connection.idle_since = time.monotonic()
-        if call.expired and not _says_where_it_ends(response):
-            raise requests.ReadTimeout("the deadline has passed", request=request)
+        if call.expired and not says_where_it_ends(response):
+            raise requests.ReadTimeout("the deadline has passed", request=request, response=response)
         return response
 
     def secrets(self) -> tuple[str, ...]:
@@ -297,6 +314,6 @@ def _watched_kind(kind: Any) -> Any:
     return type(f"Watched{kind.__name__}", (_Watched, kind), {})
 
 
-def _says_where_it_ends(response: requests.Response) -> bool:
+def says_where_it_ends(response: requests.Response) -> bool:
     """Whether a body cut short would have been noticed: by its length, or by its missing last chunk."""
     return "Content-Length" in response.headers or "Transfer-Encoding" in response.headers

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from support.behaviours import (
     cut_mid_body,
     drip,
     hang_up,
+    head,
     interim,
     redirect,
     reset,
@@ -204,7 +206,7 @@ def test_every_way_to_take_too_long_ends_at_the_deadline(behaviour, tls, ca, ca_
         started = time.monotonic()
         error = failure_of(lambda: chat(HttpClient(session, 0.4), server.openai_url))
         assert 0.39 <= time.monotonic() - started < 1.5
-        assert (error.kind, error.retryable) == ("timeout", False)
+        assert (error.kind, error.retryable, error.unknown) == ("timeout", False, True)
         expected = "no complete answer within 0.4 s (outcome unknown: the server may have done the work)"
         assert str(error) == expected
         assert error.endpoint == f"{server.openai_url}/chat/completions"
@@ -319,7 +321,7 @@ def test_a_host_that_does_not_take_connections_is_given_up_at_the_deadline(clien
         error = failure_of(lambda: chat(client, f"http://127.0.0.1:{port}"))
         for sock in waiting:
             sock.close()
-    assert (error.kind, error.retryable) == ("timeout", True)
+    assert (error.kind, error.retryable, error.unknown) == ("timeout", True, False)
     assert "no connection to" in str(error)
 
 
@@ -404,8 +406,9 @@ def test_a_connection_with_more_to_come_than_its_answer_is_not_used_again(server
     client = request.getfixturevalue(kind)
     server.behave(lambda _: interim(code) if len(server.requests) == 1 else None)
     error = failure_of(lambda: chat(client, server.openai_url))
-    assert (error.kind, error.retryable) == ("bad_reply", False)
+    assert (error.kind, error.retryable, error.unknown) == ("bad_reply", False, True)
     assert f"HTTP {code}" in str(error)
+    assert "outcome unknown" in str(error)
     time.sleep(pause)  # with one, the real answer would be there, were anybody to read it
     for text in (b"one", b"two"):
         reply = client.post_json(server.openai_url + "/chat/completions", BODY.replace(b"hello", text), KEY)
@@ -426,31 +429,107 @@ def test_a_pool_that_is_counted_gets_its_place_back(server):
 # Foreign errors
 
 
+@dataclass(frozen=True)
+class Broken:
+    """Sends these bytes, then ends the connection, or says nothing more."""
+
+    data: bytes
+    end: str = "cut"
+
+    def play(self, exchange):
+        exchange.send(self.data, last=self.end != "stall")
+        if self.end == "stall":
+            exchange.pause(None)
+        exchange.end(reset=self.end == "reset")
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
-    [
-        (reset(), "broke"),
-        (hang_up(), "the server closed it without an answer"),
-        (reset_mid_body(), "broke"),
-        (cut_mid_body(), "cut short"),
-    ],
-    ids=["reset", "hang_up", "reset_mid_body", "cut_mid_body"],
+    [(reset(), "Connection reset by peer"), (hang_up(), "the server closed it without an answer")],
+    ids=["reset", "hang_up"],
 )
 @pytest.mark.parametrize("kind", ["client", "foreign"])
-def test_a_broken_connection_is_retryable_and_its_outcome_unknown(server, kind, request, behaviour, words):
+def test_a_connection_that_breaks_before_the_answers_first_byte_is_retryable(
+    server, kind, request, behaviour, words
+):
     server.behave(behaviour)
     error = failure_of(lambda: chat(request.getfixturevalue(kind), server.openai_url))
-    assert (error.kind, error.retryable) == ("connection", True)
-    assert words in str(error)
-    assert "outcome unknown" in str(error)
+    assert (error.kind, error.retryable, error.unknown) == ("connection", True, False)
+    assert f"broke before an answer came: {words}" in str(error)
+    assert "outcome unknown" not in str(error)
     assert len(server.requests) == 1  # no layer below retries
+
+
+_HEAD = head(200, 100, {})
+_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\n{"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kinds"),
+    [
+        (reset_mid_body(), "client foreign"),
+        (cut_mid_body(), "client foreign"),
+        (Broken(_HEAD), "client foreign"),
+        (Broken(_HEAD, "reset"), "client foreign"),
+        (Broken(_HEAD[:-4]), "client foreign"),
+        (Broken(_HEAD[:-4], "reset"), "client"),  # of a foreign session's headers only their end can be seen
+        (Broken(_HEAD[:30]), "client foreign"),
+        (Broken(_HEAD[:30], "reset"), "client"),
+        (Broken(b"HTT"), "client foreign"),
+        (Broken(b"HTT", "reset"), "client"),
+        (Broken(_CHUNKED), "client foreign"),
+        (Broken(_CHUNKED, "reset"), "client foreign"),
+        (Broken(b"SSH-2.0-OpenSSH\r\n"), "client foreign"),
+        (Broken(b"HTTP/1.1 103 Early Hints\r\n\r\n"), "client"),  # the other takes it for the answer
+        (Broken(b"HTTP/1.1 103 Early Hints\r\n\r\n", "reset"), "client"),
+    ],
+)
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_a_connection_that_breaks_amid_the_answer_leaves_the_outcome_unknown(
+    behaviour, kinds, tls, ca, ca_file
+):
+    for kind in kinds.split():
+        with (
+            FakeServer(tls=ca if tls else None) as server,
+            make_session(1, {"SSL_CERT_FILE": ca_file})
+            if kind == "client"
+            else requests.Session() as session,
+        ):
+            session.verify = ca_file
+            server.behave(behaviour)
+            client = HttpClient(session, 10)
+            error = failure_of(lambda: chat(client, server.openai_url))  # noqa: B023
+            assert (error.kind, error.retryable, error.unknown) == ("connection", False, True)
+            assert "broke amid the answer" in str(error)
+            assert str(error).endswith("(outcome unknown: the server may have done the work)")
+            assert len(server.requests) == 1
+            server.behave(answer())
+            assert chat(client, server.openai_url).status == 200
+            client.close()
+
+
+@pytest.mark.parametrize("end", ["cut", "reset", "stall"])
+@pytest.mark.parametrize("kind", ["client", "foreign"])
+def test_a_refusal_is_one_even_if_its_words_do_not_all_come(server, kind, request, end):
+    server.behave(Broken(head(503, 100, {"retry-after": "7"}) + b'{"err', end))
+    client = request.getfixturevalue(kind)
+    client.timeout = 0.4
+    reply = chat(client, server.openai_url)
+    assert (reply.status, reply.headers["retry-after"], reply.content) == (503, "7", b"")
+
+
+def test_a_proxy_that_breaks_amid_its_own_answer_has_sent_nothing_to_the_server(ca_file):
+    with _Tunnels(1, reply=b"SSH-2.0-OpenSSH\r\n") as proxy:
+        with make_session(1, {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}) as session:
+            error = failure_of(lambda: chat(HttpClient(session, 5), "https://nowhere.invalid/v1"))
+    assert (error.kind, error.retryable, error.unknown) == ("connection", True, False)
 
 
 def test_a_refused_connection_is_retryable(client):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
     error = failure_of(lambda: chat(client, url))
-    assert (error.kind, error.retryable) == ("connection", True)
+    assert (error.kind, error.retryable, error.unknown) == ("connection", True, False)
     assert str(error) == f"no connection to {url}/chat/completions: Connection refused"
 
 
@@ -486,7 +565,7 @@ def test_a_url_that_cannot_be_asked_is_final(kind, request, url):
 def test_a_body_in_a_broken_encoding_has_come_in_full_and_is_final(server, client):
     server.behave(answer(headers={"content-encoding": "gzip"}))
     error = failure_of(lambda: chat(client, server.openai_url))
-    assert (error.kind, error.retryable) == ("bad_reply", False)
+    assert (error.kind, error.retryable, error.unknown) == ("bad_reply", False, False)
 
 
 # Proxies

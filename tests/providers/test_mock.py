@@ -92,7 +92,9 @@ def test_an_answer_slower_than_the_timeout_is_a_timeout():
     slept: list[float] = []
     with pytest.raises(ProviderError) as caught:
         ask(provider=MockProvider(timeout=0.5, latency=9, env={}, sleep=slept.append))
-    assert (caught.value.kind, caught.value.retryable, slept) == ("timeout", False, [0.5])
+    error = caught.value
+    assert (error.kind, error.retryable, error.unknown, slept) == ("timeout", False, True, [0.5])
+    assert "outcome unknown" in str(error)
 
 
 BAD = [

@@ -10,7 +10,7 @@ import pytest
 
 from parallamr_mp.errors import BadInput, MissingKey
 from parallamr_mp.models import ChatRequest
-from parallamr_mp.providers.base import ProviderSettings
+from parallamr_mp.providers.base import ProviderSettings, is_free
 from parallamr_mp.providers.mock import MockProvider
 from parallamr_mp.providers.openai import OpenAIProvider
 from parallamr_mp.providers.registry import build_provider, known_providers
@@ -113,6 +113,28 @@ def test_two_plug_ins_of_one_name_are_refused(plug_in):
     assert known_providers() == [*BUILT_IN, "parrot"]
     with pytest.raises(BadInput, match=r"parallamr-cockatoo 1.2 and parallamr-parrot 1.2"):
         build_provider("parrot", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "free"), [("mock", True), ("openai", False), ("openrouter", False), ("ollama", True)]
+)
+def test_who_is_free_of_charge_and_may_be_asked_twice(name, free):
+    provider = build_provider(name, SETTINGS)
+    assert is_free(provider) is free
+    provider.close()
+
+
+def test_a_server_of_ones_own_may_lead_to_one_that_costs_money():
+    settings = ProviderSettings(env={"OPENAI_BASE_URL": "http://localhost:8000/v1"})
+    provider = build_provider("openai", settings)
+    assert not is_free(provider)
+    provider.close()
+
+
+@pytest.mark.parametrize(("says", "free"), [("pass", False), ("free_of_charge = True", True)])
+def test_a_plug_in_costs_money_unless_it_says_otherwise(plug_in, says, free):
+    plug_in(PARROT.replace("class Parrot:", f"class Parrot:\n    {says}"))
+    assert is_free(build_provider("parrot", SETTINGS)) is free
 
 
 def test_a_providers_own_complaint_passes():
