@@ -219,12 +219,22 @@ def understand(
             help="Further attempts after connection errors, 408, 409, 429 and 5xx.",
         ),
     ] = 5,
+    retry_unknown: Annotated[
+        bool | None,
+        _option(
+            "--retry-unknown/--no-retry-unknown",
+            envvar="PARALLAMR_RETRY_UNKNOWN",
+            help="Ask again after a time-out or a broken answer, which may pay twice."
+            " [default: only ollama and mock, which are free]",
+        ),
+    ] = None,
     drain_timeout: Annotated[
         float | None,
         _option(
             "--drain-timeout",
             metavar="SECONDS",
-            help="How long requests in flight may go on after a signal. [default: --timeout]",
+            help="How long requests in flight may go on after a signal."
+            " [default: --timeout; in a Slurm job at most 25]",
         ),
     ] = None,
     orphan_grace: Annotated[
@@ -259,6 +269,13 @@ def understand(
         _option(
             "--flatten",
             help="Give the keys of JSON in the answers columns of their own.",
+        ),
+    ] = False,
+    excel_safe: Annotated[
+        bool,
+        _option(
+            "--excel-safe",
+            help="Put an apostrophe before cells that a spreadsheet would run as formulas.",
         ),
     ] = False,
     display: Annotated[
@@ -307,6 +324,7 @@ def understand(
         total_limit=max_concurrent,
         system=system,
         max_retries=max_retries,
+        retry_unknown=retry_unknown,
         drain_timeout=drain_timeout,
         orphan_grace=orphan_grace,
         first_row=first,
@@ -318,6 +336,7 @@ def understand(
         redo_changed=redo_changed,
         overwrite=overwrite,
         flatten=flatten,
+        excel_safe=excel_safe,
         command=("parallamr-mp", *sys.argv[1:]),
     )
     return Invocation(runner, prompt, experiments, output, contexts, display, quiet, verbose, validate_only)
