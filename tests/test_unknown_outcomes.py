@@ -82,6 +82,27 @@ def test_providers_of_one_table_are_each_treated_as_they_are(place, server):
     assert [(row["status"], row["attempts"]) for row in run(place)] == [("error", "1"), ("ok", "2")]
 
 
+@pytest.mark.parametrize(
+    ("provider", "option", "env", "attempts"),
+    [
+        ("openai", [], {}, "1"),
+        ("openai", ["--retry-unknown"], {}, "2"),
+        ("openai", [], {"PARALLAMR_RETRY_UNKNOWN": "1"}, "2"),
+        ("ollama", [], {}, "2"),
+        ("ollama", ["--no-retry-unknown"], {}, "1"),
+        ("ollama", ["--retry-unknown"], {"PARALLAMR_RETRY_UNKNOWN": "0"}, "2"),
+    ],
+)
+def test_the_command_line_has_a_switch_for_it(place, server, provider, option, env, attempts):
+    server.behave(lambda seen: stall() if server.count(seen.experiment) == 1 else None)
+    place.questions(1, provider)
+    done = place.run("-o", "results.csv", "--procs", "1", "--timeout", TIMEOUT_S, *option, **env)
+    assert done.code == (0 if attempts == "2" else 3), done
+    (row,) = place.rows()
+    assert (row["attempts"], server.count("1")) == (attempts, int(attempts))
+    assert (LOST in row["error_message"]) is (attempts == "1")
+
+
 class Forgetful:
     """A provider of somebody else's, whose first answer to everything is lost."""
 
