@@ -116,5 +116,9 @@ class RowResults:
         return self._writer.problem
 
     @property
+    def keeps(self) -> bool:
+        return bool(self._spec.rescue)
+
+    @property
     def seat(self) -> Seat | None:
         return self._writer.seat

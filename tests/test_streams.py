@@ -70,7 +70,12 @@ def ids(rows):
 def check_resumes(place, server, answered):
     """What is in the file is whole and not asked again; the rest is."""
     assert len(place.rows()) == answered
-    assert sorted(os.listdir(place.folder)) == ["experiments.csv", "prompt.txt", "results.csv"]
+    assert sorted(os.listdir(place.folder)) == [
+        "experiments.csv",
+        "prompt.txt",
+        "results.csv",
+        "results.csv.manifest.json",
+    ]
     server.clear()
     server.behave(answer())
     resumed = place.run("-o", "results.csv", "--resume")

@@ -77,6 +77,11 @@ class Results(Protocol):
         ...
 
     @property
+    def keeps(self) -> bool:
+        """What is accepted in spite of a problem will be found again, so that it is worth waiting for."""
+        ...
+
+    @property
     def seat(self) -> Seat | None:
         """The seat of the actor that stores results, where there is one."""
         ...
@@ -174,6 +179,8 @@ class Dispatcher:
             now = self._wake()
             # Before anything is leased: what is asked once this is known could not be stored.
             if self._results.problem is not None:
+                if not self._results.keeps:
+                    raise self._results.problem
                 self._fail(self._results.problem)
             self._restart_slots(now)
             if self._stop is None:

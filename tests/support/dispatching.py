@@ -22,6 +22,7 @@ class Results:
         self.outcomes, self.attempts = {}, {}
         self.hold, self.on_finish = hold, on_finish
         self.backlog, self.finished, self.problem = 0, False, None
+        self.keeps = True
 
     def start(self, reactor):
         pass
