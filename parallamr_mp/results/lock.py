@@ -9,6 +9,8 @@ may have been given to somebody else since.
 from __future__ import annotations
 
 import contextlib
+import glob
+import itertools
 import os
 import socket
 import time
@@ -21,7 +23,9 @@ from parallamr_mp.errors import BadInput, OutputLocked
 
 _OUTWAIT_SECONDS = 10.0
 _TAKE_OVER_SECONDS = 60.0
-"""Age at which another run's attempt to take a lock over counts as having died in it."""
+"""Age at which another run's attempt to take a lock over counts as dead where nobody can tell."""
+_ENDED = "ended"
+_drafts = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class OutputLock:
         Raises `OutputLocked` when a run that may be alive holds it, and
         `BadInput` when no file can be made there.
         """
-        while not self._create():
+        while not self._create(self.path):
             owner = _owner_of(self.path)
             if owner is None:
                 continue  # released between the two looks
@@ -80,6 +84,7 @@ class OutputLock:
                     self.inherited.append(owner.rescue)
                 tell(f"took over the lock of process {owner.pid} on {owner.host}, which is gone")
         self._held = True
+        self._remove_leftovers()
 
     def _outwait(self, owner: Owner, tell: Callable[[str], None]) -> None:
         """Waits for the last process of a killed run: it may still be saving an answer."""
@@ -104,26 +109,30 @@ class OutputLock:
         if not self._held:
             return
         self._owner.children.append((pid, birth_of(pid) or ""))
-        draft = f"{self.path}.{os.getpid()}"
+        draft = self._draft()
         with contextlib.suppress(OSError):
             with open(draft, "wb") as stream:
                 stream.write(orjson.dumps(self._owner))
             os.replace(draft, self.path)
 
-    def _create(self) -> bool:
-        """Puts a complete lock file in place, unless there is one."""
-        draft = f"{self.path}.{os.getpid()}"
+    def _draft(self) -> str:
+        """A name that nobody else uses, and that tells whose the file is."""
+        return f"{self.path}.{next(_drafts)}.{os.getpid()}"
+
+    def _create(self, path: str) -> bool:
+        """Puts a complete file that names this process in place, unless there is one."""
+        draft = self._draft()
         try:
             os.makedirs(os.path.dirname(draft) or ".", exist_ok=True)
             with open(draft, "wb") as stream:
                 stream.write(orjson.dumps(self._owner))
             try:
-                os.link(draft, self.path)
+                os.link(draft, path)
             except FileExistsError:
                 return False
             except OSError:  # a file system without links
                 try:
-                    fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
                 except FileExistsError:
                     return False
                 with os.fdopen(fd, "wb") as stream:
@@ -137,6 +146,17 @@ class OutputLock:
             with contextlib.suppress(OSError):
                 os.unlink(draft)
 
+    def _remove_leftovers(self) -> None:
+        """Removes the drafts of runs that were killed in the midst of a step.
+
+        One of a living run on another host may be among them: it makes do without (see `_create`).
+        """
+        for draft in glob.glob(f"{glob.escape(self.path)}.*"):
+            pid = draft.rpartition(".")[2]
+            with contextlib.suppress(OSError, OverflowError):
+                if pid.isdecimal() and not _is_alive(int(pid), ""):
+                    os.unlink(draft)
+
     def _take_over(self) -> bool:
         """Removes a dead owner's lock; False when it turns out to be none, or another run is at it.
 
@@ -144,12 +164,8 @@ class OutputLock:
         second to do so would remove the lock of the first.
         """
         marker = f"{self.path}.takeover"
-        try:
-            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-        except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - os.stat(marker).st_mtime > _TAKE_OVER_SECONDS:
-                    os.unlink(marker)
+        if not self._create(marker):
+            self._remove_dead(marker)
             time.sleep(0.05)
             return False
         try:
@@ -160,6 +176,23 @@ class OutputLock:
             return True
         finally:
             os.unlink(marker)
+
+    def _remove_dead(self, marker: str) -> None:
+        """Removes the marker of a run that has died with it."""
+        with contextlib.suppress(OSError):
+            old = time.time() - os.stat(marker).st_mtime > _TAKE_OVER_SECONDS
+            owner = _maker_of(marker)
+            if not old and (owner is None or _may_live(owner)):
+                return
+            # Two may see the same dead one. The second must not remove the marker that the
+            # first has made since: looked at again where nobody else looks, it is put back.
+            aside = self._draft()
+            os.rename(marker, aside)
+            try:
+                if _maker_of(aside) != owner:
+                    os.link(aside, marker)
+            finally:
+                os.unlink(aside)
 
     def release(self) -> None:
         """Gives the lock back; does nothing when it is not held."""
@@ -191,6 +224,14 @@ def holder(path: str) -> str | None:
     return f"process {owner.pid} on {owner.host}"
 
 
+def _maker_of(marker: str) -> Owner | None:
+    """Who made it; None while that is being written."""
+    try:
+        return _owner_of(marker)
+    except OutputLocked:
+        return None
+
+
 def _may_live(owner: Owner) -> bool:
     """Whether the owner may still be at work. On another host nobody can tell: yes."""
     if owner.host != socket.gethostname():
@@ -208,7 +249,7 @@ def _is_alive(pid: int, born: str) -> bool:
     except PermissionError:
         pass
     now = birth_of(pid)
-    return not born or not now or now == born
+    return now != _ENDED and (not born or not now or now == born)
 
 
 def _boot() -> str:
@@ -226,6 +267,6 @@ def birth_of(pid: int) -> str | None:
             # The second field is the program's name in parentheses, and may hold any character.
             fields = stream.read().rpartition(")")[2].split()
         # A zombie has ended: nobody but its parent's indolence keeps its number.
-        return "ended" if fields[0] in "ZX" else fields[19]
+        return _ENDED if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None

@@ -167,6 +167,50 @@ def test_a_takeover_that_somebody_died_in_does_not_last(path, monkeypatch):
     assert os.listdir(os.path.dirname(path)) == []
 
 
+def test_a_takeover_whose_process_is_gone_is_not_waited_for(path):
+    owned(f"{path}.takeover", pid=ended())
+    owned(path, pid=ended())
+    ours = lock(path)
+    started = time.monotonic()
+    ours.acquire(lambda text: None)
+    assert time.monotonic() - started < module._TAKE_OVER_SECONDS / 10
+    ours.release()
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_the_marker_of_a_living_takeover_stays(path, sleeper):
+    owned(path, pid=ended())
+    owned(f"{path}.takeover", pid=sleeper.pid, born=module.birth_of(sleeper.pid))
+    ours = lock(path)
+    assert not ours._take_over()
+    assert os.path.exists(f"{path}.takeover")
+
+
+def test_a_marker_made_since_the_dead_one_was_seen_is_put_back(path, monkeypatch):
+    marker = f"{path}.takeover"
+    owned(marker, pid=ended())
+    real = os.rename
+
+    def overtaken(old, new):
+        os.unlink(old)
+        owned(marker)
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    lock(path)._remove_dead(marker)
+    assert os.listdir(os.path.dirname(path)) == [os.path.basename(marker)]
+
+
+def test_drafts_of_those_who_were_killed_over_them_go_with_the_next_lock(path, sleeper):
+    for pid in (ended(), sleeper.pid):
+        with open(f"{path}.{pid}", "wb"):
+            pass
+    ours = lock(path)
+    ours.acquire(print)
+    ours.release()
+    assert os.listdir(os.path.dirname(path)) == [f"{os.path.basename(path)}.{sleeper.pid}"]
+
+
 def test_a_folder_that_takes_no_lock_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"r\.csv: cannot be written"):
