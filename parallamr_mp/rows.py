@@ -108,6 +108,10 @@ class RowResults:
         return self._writer.congested
 
     @property
+    def backlog(self) -> int:
+        return self._writer.backlog
+
+    @property
     def finished(self) -> bool:
         return self._writer.finished
 

@@ -132,9 +132,9 @@ def test_a_signal_ends_the_wait_for_a_reader_and_tells_that_rows_are_missing(unr
 class SlowResults(Results):
     """Safe only after it has been asked that often since its end."""
 
-    def __init__(self, looks, on_look=lambda: None):
+    def __init__(self, looks, on_look=lambda: None, hold=None):
         self.looks, self.on_look, self.ending = looks, on_look, False
-        super().__init__()
+        super().__init__(hold)
 
     @property
     def finished(self):
@@ -167,12 +167,28 @@ def test_a_signal_while_the_output_is_waited_for_is_an_error():
         for send in sent:
             send(signal.SIGINT)
 
-    results = SlowResults(looks=10**9, on_look=once)
+    results = SlowResults(looks=10**9, on_look=once, hold=100)
     try:
         with pytest.raises(OutputError, match="did not take all rows"):
             run(jobs(5), lambda payload, attempt: payload, results=results, signals=signals)
     finally:
         signals.close()
+
+
+def test_a_signal_while_an_output_is_closed_that_has_taken_all_rows_is_only_a_signal():
+    signals = Signals()
+    sent = iter([signals.send])
+
+    def once():
+        for send in sent:
+            send(signal.SIGINT)
+
+    results = SlowResults(looks=10**9, on_look=once)
+    try:
+        ending, _ = run(jobs(5), lambda payload, attempt: payload, results=results, signals=signals)
+    finally:
+        signals.close()
+    assert ending == Ending(signal.SIGINT, aborted=True)
 
 
 # --- two runs and one file ---------------------------------------------------------------------

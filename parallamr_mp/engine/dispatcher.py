@@ -67,6 +67,11 @@ class Results(Protocol):
         ...
 
     @property
+    def backlog(self) -> int:
+        """Outcomes that are accepted and not safe yet."""
+        ...
+
+    @property
     def finished(self) -> bool:
         """Everything accepted is safe, and nobody is left behind."""
         ...
@@ -168,7 +173,8 @@ class Dispatcher:
             self._shut_down(orderly=orderly)
         if self._results.problem is not None:
             raise self._results.problem
-        if not self._results.finished:
+        # Who did not wait for the writer's end has lost nothing if it had written all there was.
+        if not self._results.finished and self._results.backlog:
             raise OutputError("the output did not take all rows; those that it took are whole")
         if self._stop is not None and self._stop.error is not None:
             raise self._stop.error
