@@ -76,6 +76,8 @@ class _Exchange:
             # Before the bytes leave: the client's next request must not be counted together with this one.
             self.finish()
         self._connection.sock.sendall(data)
+        if last:
+            self._server.sent(self.recorded, data)
 
     def pause(self, seconds: float | None) -> None:
         poll = select.poll()

@@ -57,6 +57,8 @@ class FakeServer:
         self.in_flight = 0
         self.peak_in_flight = 0
         self._counts: Counter[str] = Counter()
+        self._given: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._rules: list[Rule] = []
         self._lookup_rules: list[Rule] = []
         self._live: dict[int, Connection] = {}
@@ -67,11 +69,9 @@ class FakeServer:
         self._stop = Gate()
         self._gate = Gate()
         self._gates = [self._stop, self._gate]
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self._listener.setblocking(False)
+        self._listener = _bound(0)
         self.port: int = self._listener.getsockname()[1]
-        self._acceptor = threading.Thread(target=self._accept, name="fake-server-accept", daemon=True)
-        self._acceptor.start()
+        self._acceptor = self._listen()
 
     def __enter__(self) -> Self:
         return self
@@ -109,12 +109,24 @@ class FakeServer:
         with self.changed:
             return Counter(self._counts)
 
+    def given(self) -> Counter[str]:
+        """Answers of status 200 that left in full, by experiment: what a provider would charge for."""
+        with self.changed:
+            return Counter(self._given)
+
+    def refused(self) -> Counter[str]:
+        """Errors that left in full, by experiment."""
+        with self.changed:
+            return Counter(self._refused)
+
     def clear(self) -> None:
         """Forget requests and the peak, so that a second run is counted alone; rules stay."""
         with self.changed:
             self.requests.clear()
             self.lookups.clear()
             self._counts.clear()
+            self._given.clear()
+            self._refused.clear()
             self.peak_in_flight = self.in_flight
 
     def behave(self, rule: Rule | Behaviour) -> None:
@@ -158,6 +170,33 @@ class FakeServer:
         self._acceptor.join(_JOIN_S)
         self._listener.close()
         self.release_all()
+        self._break_connections()
+        for gate in self._gates:
+            gate.close()
+
+    def go_away(self) -> None:
+        """Refuse and break every connection, as a server that has crashed; its port waits for `come_back`."""
+        with self.changed:
+            self._stop.open()
+        self._acceptor.join(_JOIN_S)
+        self._listener.close()
+        self._listener = _bound(self.port)  # nobody else gets the port, and nobody is listened to
+        self._break_connections()
+
+    def come_back(self) -> None:
+        """Listen again, on the same port."""
+        with self.changed:
+            self._stop = Gate()
+            self._gates.append(self._stop)
+        self._acceptor = self._listen()
+
+    def _listen(self) -> threading.Thread:
+        self._listener.listen(1024)
+        thread = threading.Thread(target=self._accept, name="fake-server-accept", daemon=True)
+        thread.start()
+        return thread
+
+    def _break_connections(self) -> None:
         with self.changed:
             live = list(self._live.values())
             for connection in live:
@@ -168,8 +207,6 @@ class FakeServer:
         stuck = [c.thread.name for c in live if c.thread.is_alive()]
         if self._acceptor.is_alive() or stuck:
             raise AssertionError(f"threads of the fake server did not end: {stuck or self._acceptor.name}")
-        for gate in self._gates:
-            gate.close()
 
     # What follows is for the server's own threads.
 
@@ -178,8 +215,8 @@ class FakeServer:
         poll.register(self._listener, select.POLLIN)
         poll.register(self._stop, select.POLLIN)
         while True:
-            poll.poll()
-            if self.closed:
+            woken = {fd for fd, _ in poll.poll()}
+            if self._stop.fileno() in woken:
                 return
             try:
                 sock, _ = self._listener.accept()
@@ -223,6 +260,13 @@ class FakeServer:
             if recorded.chat:
                 self.in_flight -= 1
             self.changed.notify_all()
+
+    def sent(self, recorded: Recorded, reply: bytes) -> None:
+        """Note that a reply has left; of one that was sent in pieces only the end is seen here."""
+        with self.changed:
+            if recorded.chat and reply.startswith(b"HTTP/1.1 "):
+                counts = self._given if reply.startswith(b"HTTP/1.1 2") else self._refused
+                counts[recorded.experiment] += 1
 
     def forget(self, connection: Connection) -> None:
         """Close the socket under the condition, so that `close` never shuts down a descriptor used anew."""
@@ -268,3 +312,11 @@ class FakeServer:
     def _error(recorded: Recorded, code: int, message: str) -> Status:
         body: dict[str, Any] = shapes.error(recorded.api, code, message)
         return status(code, body=body)
+
+
+def _bound(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.setblocking(False)
+    return listener
