@@ -299,7 +299,8 @@ def strike(arena: Arena, moment: Moment, who: str, how: str) -> set[int]:
             if who in {PARENT, GROUP} and not (moment.early or moment.deaf or moment.stopping or number):
                 moment.run.wait_for(rf"{signum.name}: (no new requests|ending)")
         if who in {PARENT, GROUP}:
-            if len(signums) + bool(moment.stopping) > 1:
+            # A hang-up is never the second signal: of a closed window several come.
+            if len(signums) > 1 or (moment.stopping and signums[0] != signal.SIGHUP):
                 # Requests are given up; what the workers had sent is still written.
                 arena.broken += moment.in_flight
                 arena.blows += 1
