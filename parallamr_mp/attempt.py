@@ -12,8 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -29,8 +28,6 @@ from parallamr_mp.providers.http import make_session
 from parallamr_mp.providers.registry import build_provider
 from parallamr_mp.results.records import columns_for, encode_record
 from parallamr_mp.results.rescue_file import RescueFile
-
-_LATELY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ class Asker:
         self._own_session = spec.session is None
         # Two threads must not build the same provider, nor two sessions.
         self._lock = threading.Lock()
-        self._lately = Lately(spec)
+        self._rescue = RescueFile(spec.rescue, columns_for(spec.columns))
 
     def __call__(self, task: RowTask, attempt: int) -> RowResult:
         """Asks once. Raises `ProviderError` when there is no answer."""
@@ -110,13 +107,16 @@ class Asker:
         started = time.monotonic()
         reply = provider.complete(request)
         latency = time.monotonic() - started
-        result = _answered(spec, task, attempt, reply, latency, len(prompt) + len(system or ""), unfilled)
-        self._lately.add(result.record)
-        return result
+        return _answered(spec, task, attempt, reply, latency, len(prompt) + len(system or ""), unfilled)
 
-    def orphaned(self) -> None:
-        """Saves what may not have reached the results file, and everything that is answered from now on."""
-        self._lately.rescue()
+    def rescue(self, values: Sequence[RowResult]) -> None:
+        """Saves rows that may not have reached the results file; `--resume` knows which it has already."""
+        # Nobody is left to be told that there is no place.
+        with contextlib.suppress(OutputError):
+            for result in values:
+                self._rescue.save(result.record)
+        with contextlib.suppress(OutputError):
+            self._rescue.sync()
 
     def _provider(self, name: str) -> Provider:
         provider = self._providers.get(name)
@@ -133,51 +133,6 @@ class Asker:
     def close(self) -> None:
         if self._own_session and self._session is not None:
             self._session.close()
-
-
-class Lately:
-    """The answers of a worker that may not be in the results file yet.
-
-    What the parent had read but not passed on dies with it; what it had not
-    read, too. The first is bounded by how far the writer is behind, the second
-    by the threads of this worker, whose next lease comes only after their last
-    outcome was read. So the last few answers are kept, and saved when the
-    parent has died; `--resume` knows by their identity which it has already.
-    """
-
-    def __init__(self, spec: AttemptSpec) -> None:
-        self._spec = spec
-        self._records: deque[bytes] = deque(maxlen=max(64, 4 * spec.threads))
-        self._bytes = 0
-        self._file: RescueFile | None = None
-        # Between an answer's coming and its being kept or saved there must be no rescue.
-        self._lock = threading.Lock()
-
-    def add(self, record: bytes) -> None:
-        """Keeps a record, or saves it when the parent is dead."""
-        with self._lock:
-            if self._file is not None:
-                self._save(record)
-                return
-            if len(self._records) == self._records.maxlen:
-                self._bytes -= len(self._records.popleft())
-            self._records.append(record)
-            self._bytes += len(record)
-            while self._bytes > _LATELY_BYTES and len(self._records) > self._spec.threads:
-                self._bytes -= len(self._records.popleft())
-
-    def rescue(self) -> None:
-        """Saves all that is kept, and from now on whatever is added."""
-        with self._lock:
-            self._file = RescueFile(self._spec.rescue, columns_for(self._spec.columns))
-            for record in self._records:
-                self._save(record)
-
-    def _save(self, record: bytes) -> None:
-        if self._file is not None:
-            # Nobody is left to be told that there is no place.
-            with contextlib.suppress(OutputError):
-                self._file.save(record)
 
 
 @lru_cache(maxsize=256)

@@ -70,6 +70,9 @@ class RowResults:
             )
         )
 
+    def take_stored(self) -> list[int]:
+        return self._writer.take_stored()
+
     def finish(self) -> None:
         self._writer.finish()
 
@@ -90,6 +93,7 @@ class RowResults:
                     record = record[: -1 - extra] + b"\n"
                 rescue.save(record)
                 saved += 1
+            rescue.sync()
         except OutputError:
             pass
         finally:

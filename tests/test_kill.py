@@ -275,6 +275,27 @@ def test_what_a_killed_run_had_in_flight_is_finished_saved_and_not_asked_again(p
     ]
 
 
+def test_however_far_the_writer_was_behind_no_answer_of_a_killed_run_is_lost(place, server, start):
+    many = 400
+    place.questions(many)
+    hold_after(server, 0)
+    run = start()
+    wait_for_held(server, 8)
+    writer = run.writer()
+    os.kill(writer, signal.SIGSTOP)
+    flow_until(server, many - 8)
+    wait_for_held(server, many)
+    run.process.kill()
+    os.kill(writer, signal.SIGKILL)
+    let_go(server)
+    assert run.end() == -signal.SIGKILL
+    assert place.rows() == []
+    resumed = place.run(*OPTIONS, "--resume")
+    assert resumed.code == 0, resumed
+    assert_rows(place, range(1, many + 1))
+    assert len(server.requests) == many
+
+
 def test_orphans_go_when_their_grace_is_over(place, server, start):
     hold_after(server, 20)
     run = start(*OPTIONS, "--orphan-grace", "0.5")

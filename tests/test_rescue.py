@@ -2,10 +2,8 @@
 
 import os
 
-import pytest
-
-from parallamr_mp.attempt import AttemptSpec, Lately
-from parallamr_mp.models import RESULT_COLUMNS, Inputs
+from parallamr_mp.attempt import Asker, AttemptSpec, RowResult
+from parallamr_mp.models import RESULT_COLUMNS, Inputs, Status
 from parallamr_mp.outputs import Output
 from parallamr_mp.rescue import adopt
 from parallamr_mp.results.records import columns_for, decode_record, encode_record
@@ -51,44 +49,30 @@ def numbers(path):
     return [int(cells[COLUMNS.index("row_number")]) for cells in rows(path)]
 
 
-@pytest.fixture
-def spec(tmp_path):
-    return AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=(str(tmp_path / "r.csv.rescue-"),))
-
-
 # --- saving ------------------------------------------------------------------------------------
 
 
-def test_a_worker_saves_what_it_sent_lately_and_what_comes_after_its_parents_death(spec, tmp_path):
-    lately = Lately(spec)
-    for row in range(1, 101):
-        lately.add(record(row, row))
+def result(row):
+    return RowResult(record(row, row), Status.OK, "", 0.1, 1, 1, None)
+
+
+def test_a_worker_saves_rows_in_a_file_that_resume_finds(tmp_path):
+    spec = AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=(str(tmp_path / "r.csv.rescue-"),))
+    asker = Asker(spec)
     assert rescue_files(spec.rescue) == []
-    lately.rescue()
-    lately.add(record(101, 101))
+    asker.rescue([result(1), result(2)])
+    asker.rescue([result(3)])
     (path,) = rescue_files(spec.rescue)
     assert path == f"{spec.rescue[0]}{os.getpid()}.csv"
-    assert numbers(path) == list(range(100 - 64 + 1, 102))
+    assert numbers(path) == [1, 2, 3]
 
 
-def test_large_answers_are_kept_for_the_threads_at_least(spec, monkeypatch):
-    monkeypatch.setattr("parallamr_mp.attempt._LATELY_BYTES", 10_000)
-    lately = Lately(spec)
-    for row in range(1, 11):
-        lately.add(record(row, row, output="x" * 6000))
-    lately.rescue()
-    assert numbers(rescue_files(spec.rescue)[0]) == [9, 10]
-
-
-def test_a_full_disk_or_no_place_to_save_to_ends_no_worker(spec, tmp_path):
-    lately = Lately(AttemptSpec(INPUT, Inputs(""), 1.0, threads=2))
-    lately.add(record(1, 1))
-    lately.rescue()
+def test_a_full_disk_or_no_place_to_save_to_ends_no_worker(tmp_path):
     (tmp_path / "file").write_text("")
-    lately = Lately(AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=(str(tmp_path / "file" / "x-"),)))
-    lately.add(record(1, 1))
-    lately.rescue()
-    lately.add(record(2, 2))
+    for rescue in ((), (str(tmp_path / "file" / "x-"),)):
+        asker = Asker(AttemptSpec(INPUT, Inputs(""), 1.0, threads=2, rescue=rescue))
+        asker.rescue([result(1)])
+        asker.rescue([result(2)])
 
 
 # --- taking in ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,10 @@ class Results(Protocol):
 
     def accept(self, job: Job, outcome: Outcome) -> None:
         """The job's last outcome: a value, or a failure that is final."""
+        ...
+
+    def take_stored(self) -> Iterable[int]:
+        """Ids of what has become safe since the last call."""
         ...
 
     def finish(self) -> None:
@@ -145,6 +149,8 @@ class Dispatcher:
             Slot(number, threads, lambda number=number: make_seat(number), self)  # type: ignore[misc]
             for number in range(slots)
         ]
+        self._kept_by: dict[int, Slot] = {}
+        """Accepted outcomes that are not safe yet, which their worker keeps a copy of until it is told."""
         self._suspects: deque[Job] = deque()
         """Jobs that may have killed their workers; each waits for the reserved slot to be empty."""
         self._stop: _Stop | None = None
@@ -202,6 +208,9 @@ class Dispatcher:
     # ── giving out work ──────────────────────────────────────────────────────
 
     def _lease(self, now: float) -> None:
+        for id_ in self._results.take_stored():
+            if (slot := self._kept_by.pop(id_, None)) is not None:
+                slot.stored.append(id_)
         while not self._results.congested:
             self._lease_suspect(now)
             slot = max(self._slots, key=_free)
@@ -250,7 +259,7 @@ class Dispatcher:
 
     # ── taking work back ─────────────────────────────────────────────────────
 
-    def settle(self, job: Job, outcome: Outcome) -> None:
+    def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """Called by a slot: a lease has come back."""
         self._schedule.release(job)
         failure = outcome.failure
@@ -262,6 +271,8 @@ class Dispatcher:
                     self._schedule.wait(job, self._clock() + delay)
                     self._bus.publish(events.AttemptFailed(job.id, job.label, job.attempts, delay, failure))
                 return
+        else:
+            self._kept_by[job.id] = slot
         self._results.accept(job, outcome)
 
     def slot_ready(self, slot: Slot) -> None:

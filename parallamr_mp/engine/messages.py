@@ -25,6 +25,8 @@ class Lease:
     attempt: int
     """1 for the first time this job is leased."""
     payload: Any
+    stored: tuple[int, ...] = ()
+    """Outcomes of this worker that need not be kept any longer."""
 
 
 @dataclass(frozen=True, slots=True)

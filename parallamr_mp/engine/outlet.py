@@ -51,6 +51,7 @@ class WriterPeer:
         self._unacknowledged_bytes = 0
         self._deaths = 0
         self._report = ""
+        self._stored: list[int] = []
         self._closing = False
         self.finished = False
         self.problem: ParallamrError | None = None
@@ -85,6 +86,11 @@ class WriterPeer:
         """What may not be in its file, in the order in which it came."""
         return list(self._unacknowledged.values())
 
+    def take_stored(self) -> list[int]:
+        """Ids of the records acknowledged since the last call."""
+        stored, self._stored = self._stored, []
+        return stored
+
     @property
     def backlog(self) -> int:
         """Records that are not acknowledged."""
@@ -105,6 +111,7 @@ class WriterPeer:
                 if message.ids:  # merely opening a file again is no progress
                     self._deaths = 0
                 self._outputs[message.file] = replace(self._outputs[message.file], offset=message.offset)
+                self._stored += message.ids
                 for id_ in message.ids:
                     append = self._unacknowledged.pop(id_, None)
                     self._unacknowledged_bytes -= len(append.record) if append is not None else 0

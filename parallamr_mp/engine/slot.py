@@ -31,7 +31,7 @@ class Held:
 class SlotOwner(Protocol):
     """Whom a slot reports to: the dispatcher."""
 
-    def settle(self, job: Job, outcome: Outcome) -> None:
+    def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """A lease has come back."""
         ...
 
@@ -58,6 +58,8 @@ class Slot:
         """Its next or only lease is a suspect's: nobody else shall be in flight with that."""
         self.failed_starts = 0
         """Deaths before `Ready`, in a row."""
+        self.stored: list[int] = []
+        """Outcomes of this process that are stored: it is told with the next lease."""
         self.report = ""
         self.pid: int | None = None
         self.exit_code: int | None = None
@@ -83,7 +85,8 @@ class Slot:
             raise RuntimeError("a lease for an empty seat")
         job.attempts += 1
         self.held[job.id] = Held(job, now)
-        self.seat.outbox.post(Lease(job.id, job.attempts, job.payload))
+        self.seat.outbox.post(Lease(job.id, job.attempts, job.payload, tuple(self.stored)))
+        self.stored.clear()
 
     def stop(self) -> None:
         """Lets the worker finish what it holds and end."""
@@ -100,7 +103,7 @@ class Slot:
             case Outcome():
                 held = self.held.pop(message.id, None)
                 if held is not None:
-                    self._owner.settle(held.job, message)
+                    self._owner.settle(self, held.job, message)
             case Ready():
                 self.ready = True
                 self.failed_starts = 0
@@ -117,4 +120,5 @@ class Slot:
         self.ready = False
         orphans = [held.job for held in self.held.values()]
         self.held.clear()
+        self.stored.clear()
         self._owner.slot_lost(self, orphans)

@@ -5,7 +5,8 @@
 
 The main thread only reads the channel. The `ThreadPoolExecutor`'s threads each
 loop: take a lease, call the handler, send its outcome at once, in full, before
-taking the next. No finished work ever waits in a buffer of this process.
+taking the next. No finished work ever waits in a buffer of this process; a copy
+is kept until it is stored (`custody.py`).
 Nothing here sleeps, retries or decides; the dispatcher does.
 """
 
@@ -14,12 +15,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 from parallamr_mp.engine.channels import Receiver, Sender
+from parallamr_mp.engine.custody import Custody
 from parallamr_mp.engine.messages import Lease, Outcome, Ready, Stop
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.models import Failure
@@ -32,10 +34,10 @@ class Handler(Protocol):
         """Returns the value. A `ProviderError` becomes a failure; any other exception a final one."""
         ...
 
-    def orphaned(self) -> None:
-        """The parent has died: what calls returned lately may be lost, what they return now will be.
+    def rescue(self, values: Sequence[Any]) -> None:
+        """Saves what calls have returned: the parent has died, and these may not be stored.
 
-        Called once, from the main thread, while calls are under way.
+        Called from any thread, one at a time, also while calls are under way.
         """
         ...
 
@@ -63,10 +65,13 @@ def worker_main(
     handler = make_handler(*args)
     leases: SimpleQueue[Lease | None] = SimpleQueue()
     gone = threading.Event()
+    custody = Custody(handler.rescue) if orphan_grace is not None else None
 
     def serve() -> None:
         while (lease := leases.get()) is not None and not gone.is_set():
             outcome = attend(handler, lease)
+            if custody is not None and outcome.failure is None:
+                custody.keep(lease.id, outcome.value)
             try:
                 sender.send(outcome)
             except OSError:
@@ -87,12 +92,14 @@ def worker_main(
             for message in receiver.receive():
                 if isinstance(message, Stop):
                     stopping = True
-                else:
-                    leases.put(message)
+                    continue
+                if custody is not None:
+                    custody.forget(message.stored)
+                leases.put(message)
     except (EOFError, BrokenPipeError):
         gone.set()
-        if orphan_grace is not None:
-            handler.orphaned()
+        if custody is not None:
+            custody.orphaned()
     finally:
         for _ in range(threads):
             leases.put(None)

@@ -5,8 +5,7 @@
     parent of a run  ─┘
     whose output takes no more rows
 
-Each process has a file of its own, so that nobody waits for anybody. Rows are
-synced one by one: whoever writes here is about to end.
+Each process has a file of its own, so that nobody waits for anybody.
 """
 
 from __future__ import annotations
@@ -37,18 +36,22 @@ class RescueFile:
         """The files that hold rows: more than one when a place has filled up."""
 
     def save(self, record: bytes) -> None:
-        """Puts one encoded record on the disk. Raises `OutputError` when no place is left that takes it."""
+        """Hands one encoded record to the system. Raises `OutputError` when no place takes it."""
         while True:
             writer = self._writer or self._open()
             try:
                 writer.write_record(record)
-                writer.sync()
             except OutputError:
                 self._give_up(writer)
             else:
                 if writer.path is not None and writer.path not in self.paths:
                     self.paths.append(writer.path)
                 return
+
+    def sync(self) -> None:
+        """Puts what was saved on the disk. Raises `OutputError`."""
+        if self._writer is not None:
+            self._writer.sync()
 
     def _open(self) -> IncrementalCSVWriter:
         while self._places:

@@ -38,7 +38,7 @@ class Owner:
     def __init__(self):
         self.settled, self.ready, self.orphans = [], [], []
 
-    def settle(self, job, outcome):
+    def settle(self, slot, job, outcome):
         self.settled.append((job.id, outcome))
 
     def slot_ready(self, slot):

@@ -22,7 +22,7 @@ class Results:
         self.outcomes, self.attempts = {}, {}
         self.hold, self.on_finish = hold, on_finish
         self.backlog, self.finished, self.problem = 0, False, None
-        self.keeps = True
+        self.keeps, self.stored = True, []
 
     def start(self, reactor):
         pass
@@ -32,10 +32,15 @@ class Results:
         self.outcomes.setdefault(job.id, []).append(outcome)
         self.attempts[job.id] = job.attempts
         self.backlog += self.hold is not None
+        self.stored.append(job.id)
 
     @property
     def congested(self):
         return self.hold is not None and self.backlog >= self.hold
+
+    def take_stored(self):
+        stored, self.stored = self.stored, []
+        return stored
 
     def finish(self):
         self.on_finish()
