@@ -18,6 +18,7 @@ from parallamr_mp.errors import BadInput, OutputError, OutputExists
 from parallamr_mp.experiments import Experiment
 from parallamr_mp.models import Status
 from parallamr_mp.prompts import PathTemplate
+from parallamr_mp.results.rescue_file import rescue_files
 
 _LONGEST_NAME = 230
 """Bytes of a file name that leave room for the lock's ending and its draft's."""
@@ -162,7 +163,10 @@ class Outputs:
         return beside, os.path.join(tempfile.gettempdir(), f"parallamr-mp-{mark}.rescue-")
 
     def refuse_existing(self) -> None:
-        """Raises `OutputExists` when a file that holds something would be written to."""
+        """Raises `OutputExists` when a file that holds something would be written to.
+
+        Answers that an earlier run has saved aside are something, too.
+        """
         existing = [output.path for output in self.files if output.existed]
         if existing:
             more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
@@ -170,12 +174,24 @@ class Outputs:
                 f"{existing[0]}: exists already{more}",
                 hint="Give --resume to go on with it, --overwrite to replace it, or choose another -o.",
             )
+        saved = rescue_files(self.rescue_places())
+        if saved:
+            raise OutputExists(
+                f"{saved[0]}: an earlier run of this output has saved answers here",
+                hint="Give --resume to take them in, --overwrite to remove them, or choose another -o.",
+            )
 
-    def empty(self) -> None:
+    def empty(self, inherited: Iterable[str] = ()) -> None:
         """Empties every output, for `--overwrite`: all of them at once, or a resumed run would find old rows.
 
-        Raises `OutputError`.
+        So it would in the answers saved aside, which go as well; `inherited`
+        as in `Past.take_up`. Raises `OutputError`.
         """
+        for path in rescue_files([*self.rescue_places(), *inherited]):
+            try:
+                os.unlink(path)
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be removed: {error.strerror}") from error
         for output in self.files:
             if output.path is not None and output.existed:
                 try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import BadInput
+from parallamr_mp.models import Status
 from parallamr_mp.plan import Plan
 from parallamr_mp.rescue import adopt, waiting
 from parallamr_mp.results.rescue_file import rescue_files
@@ -47,6 +48,11 @@ class Past:
         self._files, self._asked = plan.outputs.files, plan.survey.asked
         self._found: Matching | None = None
         self._written = bytearray()
+        """By ordinal: 1 for what has a new result."""
+        self._lengths: list[int] = []
+        """Rows by file: those that were there, and those given to the writer, which keeps their order."""
+        self._failed: list[set[int]] = []
+        """By file, the new error rows of experiments that have an old answer."""
         self._statuses: list[bytearray] = []
         """Of the rows that were there, by file."""
 
@@ -96,6 +102,8 @@ class Past:
         cut(scans)
         for output, scan in zip(self._files, scans, strict=True):
             self._statuses.append(scan.statuses if scan is not None else bytearray())
+            self._lengths.append(len(scan.ids) if scan is not None else 0)
+            self._failed.append(set())
             if scan is not None:
                 output.counts.update(scan.counts)
         return told + notices(found, scans, redo_changed=self._config.redo_changed)
@@ -154,11 +162,17 @@ class Past:
             return None
         return recognise(scan, self._asked, self._plan.formerly(scan.layout), number)
 
-    def note_written(self, ordinal: int) -> None:
-        """The experiment's new result has been accepted for its file."""
-        if self._found is not None:
-            if not self._written:
-                self._written = bytearray(self._plan.survey.experiments)
+    def note_written(self, ordinal: int, file: int, status: Status) -> None:
+        """The experiment's new result has been given to the writer, for this file."""
+        if self._found is None:
+            return
+        if not self._written:
+            self._written = bytearray(self._plan.survey.experiments)
+        index, old = self._lengths[file], self._found.replaces[ordinal]
+        self._lengths[file] += 1
+        if status is Status.ERROR and old >= 0 and STATUSES[self._statuses[file][old]] is not Status.ERROR:
+            self._failed[file].add(index)  # an answer that was paid for gives way to an answer only
+        else:
             self._written[ordinal] = 1
 
     def finish(self) -> None:
@@ -167,10 +181,14 @@ class Past:
             return
         written = self._written or bytearray(self._plan.survey.experiments)
         drops = replaced(self._found, self._asked, written)
-        drop_rows(drops, self._files)
-        for output, drop, statuses in zip(self._files, drops, self._statuses, strict=True):
+        for output, drop, statuses, failed in zip(
+            self._files, drops, self._statuses, self._failed, strict=True
+        ):
             for index in drop:
                 output.counts[STATUSES[statuses[index]]] -= 1
+            output.counts[Status.ERROR] -= len(failed)
+            drop.update(failed)
+        drop_rows(drops, self._files)
 
 
 def _new_layout(scan: Scan, columns: Sequence[str]) -> list[str]:

@@ -179,7 +179,7 @@ class Plan:
             raise self._changed() from error
 
     def _jobs(self) -> Iterator[Job]:
-        config, done, ids = self._config, self.done, self.survey.asked.ids
+        config, done, asked = self._config, self.done, self.survey.asked
         ordinal = 0
         for experiment in self._rows():
             if ordinal >= self.survey.experiments:
@@ -197,9 +197,10 @@ class Plan:
                 size += len(inputs.prompt) + sum(len(text) for _, text in inputs.documents)
             for repeat in range(config.repeat):
                 if done is None or not done[ordinal]:
-                    identity = (
-                        f"{ids[ordinal]:016x}" if ids else self._identity(experiment, values, digest, repeat)
-                    )
+                    # What was matched with earlier results has to be what is asked now.
+                    if asked.cells and asked.cells[ordinal] != cells_key(experiment.values, repeat):
+                        raise self._changed()
+                    identity = self._identity(experiment, values, digest, repeat)
                     failure = inputs if isinstance(inputs, Failure) else None
                     task = RowTask(
                         experiment.row_number,

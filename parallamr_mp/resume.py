@@ -12,7 +12,8 @@ answer to what it was before. Results that are left are of rows that were
 edited or *removed*, or are out of this run's range.
 
 A row that is asked again stays in its file until its new result is there too;
-then it goes, in one step for all of a file. Whoever is killed in between leaves
+then it goes, in one step for all of a file. An answer gives way to an answer
+only: where asking again comes to an error, that goes. Whoever is killed in between leaves
 both, and the next run knows an error beside a result for what it is.
 """
 

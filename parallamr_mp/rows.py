@@ -53,7 +53,7 @@ class RowResults:
             self._open(task.file)
         self._writer.append(Append(job.id, task.file, record))
         self._outputs.files[task.file].counts[result.status] += 1
-        self._past.note_written(job.id)
+        self._past.note_written(job.id, task.file, result.status)
         self._bus.publish(
             events.RowDone(
                 task.row_number,

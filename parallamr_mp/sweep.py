@@ -139,10 +139,10 @@ def _run(
         scans = past.scan() if config.resume else []
         plan.outputs.prepare()
         # Up to here nothing was sent, and nothing written but the lock.
+        inherited = [prefix for lock in locks for prefix in lock.inherited]
         if config.overwrite:
-            plan.outputs.empty()
+            plan.outputs.empty(inherited)
         if config.resume:
-            inherited = [prefix for lock in locks for prefix in lock.inherited]
             for notice in past.take_up(scans, inherited):
                 bus.publish(events.Notice(notice))
         return _run_locked(config, plan, past, providers, bus, injected, tally, locks, spooled=spooled)

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import threading
 from collections import Counter
 
@@ -15,7 +16,9 @@ from parallamr_mp import (
     Reply,
     create_experiment_runner,
 )
+from parallamr_mp.errors import InputChanged
 from parallamr_mp.models import RESULT_COLUMNS
+from parallamr_mp.past import Past
 from parallamr_mp.results.records import columns_for
 
 INPUT_COLUMNS = ("provider", "model", "topic")
@@ -415,6 +418,70 @@ def test_a_flattened_file_cut_anywhere_is_resumed(tmp_path_factory, data):
     sweep.resume(flatten=True)
     assert sweep.topics() == Counter("ab")
     assert {json.loads(f'"{row["key_" + row["topic"]]}"') for row in sweep.rows()} == {"😀"}
+
+
+def test_an_answer_gives_way_to_an_answer_only(sweep):
+    sweep.run(["a", "b", "c"])
+    old = {row["topic"]: row["output"] for row in sweep.rows()}
+    sweep.write_prompt("Tell me more about {{topic}}.")
+    assert sweep.resume(redo_changed=True, failing={"b"}) == {"a": 1, "b": 1, "c": 1}
+    assert sweep.summary.error == 1
+    rows = {row["topic"]: row for row in sweep.rows()}
+    assert len(sweep.rows()) == len(rows) == 3
+    assert (rows["b"]["status"], rows["b"]["output"]) == ("ok", old["b"])
+    assert "more" in rows["a"]["output"]
+    with open(sweep.output + ".manifest.json", encoding="utf-8") as stream:
+        assert json.load(stream)["rows"] == {"ok": 3, "warning": 0, "error": 0}
+    assert sweep.resume() == {}
+    assert sweep.resume(redo_changed=True) == {"b": 1}
+    assert sum("more" in row["output"] for row in sweep.rows()) == 3
+
+
+def test_a_table_edited_while_a_resumed_run_reads_it_ends_that_run(sweep, monkeypatch):
+    sweep.run(["a", "b"])
+    take_up = Past.take_up
+
+    def edit(self, *given):
+        told = take_up(self, *given)
+        sweep.write_table(["a", "b", "c", "X"])
+        return told
+
+    monkeypatch.setattr(Past, "take_up", edit)
+    with pytest.raises(InputChanged):
+        sweep.resume(["a", "b", "c", "d"])
+    assert set(sweep.topics()) <= {"a", "b", "c"}
+
+
+# --- answers saved aside -----------------------------------------------------------------------
+
+
+def saved_aside(sweep):
+    """Makes a row of the results an answer that an earlier run has saved aside."""
+    header, *records = sweep.content().splitlines(keepends=True)
+    path = f"{sweep.output}.rescue-7.csv"
+    with open(path, "wb") as stream:
+        stream.write(header)
+        stream.writelines(records)
+    os.unlink(sweep.output)
+    return path
+
+
+def test_without_resume_answers_saved_aside_are_not_asked_for_again(sweep):
+    sweep.run(["a"])
+    path = saved_aside(sweep)
+    with pytest.raises(OutputExists, match=r"rescue-7\.csv: .* has saved answers here\n.*--resume"):
+        sweep.run(["a"])
+    assert os.path.exists(path)
+    assert sweep.resume() == {}
+    assert sweep.topics() == {"a": 1}
+    assert not os.path.exists(path)
+
+
+def test_overwriting_removes_answers_saved_aside(sweep):
+    sweep.run(["a"])
+    path = saved_aside(sweep)
+    assert sweep.run(["a"], overwrite=True) == {"a": 1}
+    assert not os.path.exists(path)
 
 
 # --- what is refused ---------------------------------------------------------------------------
