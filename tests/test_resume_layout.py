@@ -259,3 +259,20 @@ def test_the_original_parallamrs_results_may_have_columns_from_json_and_lack_som
     assert sweep.resume() == {"on b": 1}
     assert sweep.column("note") == ["70", "71"]
     assert sweep.column("a") == ["", "1"]
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_the_original_parallamrs_results_may_be_cut_anywhere(tmp_path_factory, data):
+    """Their lines end with CR LF: a cut may fall between the two."""
+    sweep = Sweep(tmp_path_factory.mktemp("cut"))
+    original(sweep, [(topic, "ok") for topic in TOPICS])
+    content = sweep.output.read_bytes()
+    ends = list(record_ends(content))
+    cut = data.draw(st.integers(ends[0], len(content)) | st.sampled_from([end - 1 for end in ends[1:]]))
+    whole = sum(end <= cut for end in ends) - 1
+    sweep.output.write_bytes(content[:cut])
+    old_table(sweep)
+    assert sum(sweep.resume().values()) == len(TOPICS) - whole
+    assert Counter(sweep.column("topic")) == Counter(TOPICS)
+    assert sum(output.startswith("old answer") for output in sweep.column("output")) == whole
