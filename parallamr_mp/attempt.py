@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,12 +20,13 @@ from typing import Any
 
 import requests
 
-from parallamr_mp.errors import OutputError
+from parallamr_mp.errors import OutputError, ProviderError
 from parallamr_mp.models import ChatRequest, Failure, Inputs, Reply, Status
 from parallamr_mp.prompts import Template, combine
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.http import make_session
 from parallamr_mp.providers.registry import build_provider
+from parallamr_mp.providers.secrets import environment_secrets, redactor
 from parallamr_mp.results.records import columns_for, encode_record
 from parallamr_mp.results.rescue_file import RescueFile
 
@@ -93,9 +94,11 @@ class Asker:
         # Two threads must not build the same provider, nor two sessions.
         self._lock = threading.Lock()
         self._rescue = RescueFile(spec.rescue, columns_for(spec.columns))
+        # Our own providers show no secrets. What a plug-in's exceptions quote is not known.
+        self._hide = redactor(environment_secrets(os.environ))
 
     def __call__(self, task: RowTask, attempt: int) -> RowResult:
-        """Asks once. Raises `ProviderError` when there is no answer."""
+        """Asks once. Raises `ProviderError`, whatever the provider raises, when there is no answer."""
         spec = self._spec
         inputs = task.inputs or spec.inputs
         if inputs is None:
@@ -103,11 +106,19 @@ class Asker:
         values = dict(zip(spec.columns, task.values, strict=True))
         prompt, system, unfilled = _render(inputs, values)
         request = ChatRequest(task.model, prompt, system, task.params, values)
-        provider = self._provider(task.provider)
-        started = time.monotonic()
-        reply = provider.complete(request)
+        failure: ProviderError | None = None
+        try:
+            provider = self._provider(task.provider)
+            started = time.monotonic()
+            reply = provider.complete(request)
+        except BaseException as error:  # also SystemExit: one broken row must not cost a thread
+            failure = self._failure(error)
+        if failure is not None:
+            # Outside of `except`: it would bring along the error with all that was hidden.
+            raise failure
         latency = time.monotonic() - started
-        return _answered(spec, task, attempt, reply, latency, len(prompt) + len(system or ""), unfilled)
+        characters = len(prompt) + len(system or "")
+        return _answered(spec, task, attempt, reply, latency, characters, unfilled, self._hide)
 
     def rescue(self, values: Sequence[RowResult]) -> None:
         """Saves rows that may not have reached the results file; `--resume` knows which it has already."""
@@ -117,6 +128,19 @@ class Asker:
                 self._rescue.save(result.record)
         with contextlib.suppress(OutputError):
             self._rescue.sync()
+
+    def _failure(self, error: BaseException) -> ProviderError:
+        """The error for what a provider raised, without the secrets of the environment."""
+        if not isinstance(error, ProviderError):
+            return ProviderError("internal", self._hide(f"{type(error).__name__}: {error}"))
+        return ProviderError(
+            error.kind,
+            self._hide(str(error.message)),
+            retryable=error.retryable,
+            retry_after=error.retry_after,
+            endpoint=self._hide(str(error.endpoint)),
+            unknown=error.unknown,
+        )
 
     def _provider(self, name: str) -> Provider:
         provider = self._providers.get(name)
@@ -164,7 +188,9 @@ def _answered(
     latency: float,
     input_characters: int,
     unfilled: tuple[str, ...],
+    hide: Callable[[str], str],
 ) -> RowResult:
+    """The row of an answer. `hide` takes secrets out of what is said about it; the answer is what it is."""
     # Four characters a token where the provider does not count: a rule of thumb
     # for English text (OpenAI's help centre), kept from the original parallamr.
     input_tokens = reply.input_tokens if reply.input_tokens is not None else input_characters // 4
@@ -176,7 +202,7 @@ def _answered(
     if window is not None and max(input_tokens, input_characters // 4) > window:
         warnings.append(f"the input may exceed the context window of {window} tokens")
     status = Status.WARNING if warnings else Status.OK
-    message = "; ".join(warnings)
+    message = hide("; ".join(warnings))
     record = _record(
         spec,
         task,
@@ -187,9 +213,9 @@ def _answered(
         message=message,
         attempts=attempt,
         latency=latency,
-        finish_reason=reply.finish_reason,
+        finish_reason=None if reply.finish_reason is None else hide(str(reply.finish_reason)),
         cost=reply.cost_usd,
-        endpoint=reply.endpoint,
+        endpoint=hide(str(reply.endpoint)),
     )
     return RowResult(record, status, message, latency, input_tokens, output_tokens, reply.cost_usd)
 

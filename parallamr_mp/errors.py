@@ -99,9 +99,10 @@ class ProviderError(ParallamrError):
 
     `kind` is a short stable word (`timeout`, `connection`, `rate_limit`,
     `server`, `model_not_found`, `auth`, `bad_request`, `bad_reply`,
-    `context_overflow`, `tls`, `redirect`, `not_found`, `mock`); `retryable` says whether sending the same
-    request again may help; `retry_after` is the server's wish in seconds;
-    `endpoint` is the base URL that was asked, without credentials.
+    `context_overflow`, `tls`, `redirect`, `not_found`, `mock`, `internal`);
+    `retryable` says whether sending the same request again may help;
+    `retry_after` is the server's wish in seconds; `endpoint` is the base URL
+    that was asked, without credentials.
 
     `unknown`: the request reached the server, no whole answer came back, and so
     nobody can know whether the work was done and charged for. Whether it is

@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -23,8 +23,7 @@ from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import OutputError
 from parallamr_mp.outputs import Output
 from parallamr_mp.plan import Plan
-from parallamr_mp.providers.endpoints import environment_secrets
-from parallamr_mp.providers.failures import redact
+from parallamr_mp.providers.secrets import environment_secrets, redactor
 from parallamr_mp.report import RunSummary
 from parallamr_mp.results.manifest import FORMAT, load_manifest, save_manifest
 
@@ -37,7 +36,7 @@ class Provenance:
 
     def __init__(self, config: RunConfig, plan: Plan, bus: events.EventBus) -> None:
         self._config, self._outputs, self._bus = config, plan.outputs, bus
-        self._secrets = environment_secrets(os.environ)
+        self._hide = redactor(environment_secrets(os.environ))
         self._run: dict[str, Any] = {
             "version": __version__,
             "python": platform.python_version(),
@@ -94,7 +93,7 @@ class Provenance:
             "runs": [*earlier, self._run],
         }
         try:
-            save_manifest(path, _without(content, self._secrets))
+            save_manifest(path, _hidden(content, self._hide))
         except OutputError as error:
             if not quiet:
                 self._bus.publish(events.Notice(f"no manifest: {error}"))
@@ -143,15 +142,15 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _without(value: Any, secrets: tuple[str, ...]) -> Any:
+def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
     """The same, with secrets taken out of every text in it."""
     match value:
         case str():
-            return redact(value, secrets)
+            return hide(value)
         case dict():
-            return {redact(str(key), secrets): _without(inner, secrets) for key, inner in value.items()}
+            return {hide(str(key)): _hidden(inner, hide) for key, inner in value.items()}
         case list() | tuple():
-            return [_without(inner, secrets) for inner in value]
+            return [_hidden(inner, hide) for inner in value]
         case _:
             return value
 

@@ -41,6 +41,7 @@ from parallamr_mp.policy.schedule import Schedule
 from parallamr_mp.provenance import Provenance
 from parallamr_mp.providers.base import Provider, ProviderSettings, is_free
 from parallamr_mp.providers.registry import build_provider, known_providers
+from parallamr_mp.providers.secrets import environment_secrets, redactor
 from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.results.records import guard
@@ -271,7 +272,7 @@ def _dispatch(
             note(event.pid)
 
     unsubscribe = bus.subscribe(note_worker)
-    with contextlib.ExitStack() as stack, SignalWatch() as signals:
+    with contextlib.ExitStack() as stack, SignalWatch() as signals, _reports_without_secrets():
         stack.callback(unsubscribe)
         results = RowResults(spec, plan, past, WriterPeer(writer, note), bus)
         dispatcher = Dispatcher(
@@ -293,6 +294,18 @@ def _dispatch(
             if not (saved := results.save_rest()):
                 raise
             raise type(error)(f"{error}\n  {saved}") from error
+
+
+@contextlib.contextmanager
+def _reports_without_secrets() -> Iterator[None]:
+    """The engine's errors quote tracebacks of its processes, and these quote whatever was raised there."""
+    said: str | None = None
+    try:
+        yield
+    except EngineError as error:
+        said = redactor(environment_secrets(os.environ))(str(error))
+    if said is not None:
+        raise EngineError(said)
 
 
 def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:

@@ -80,6 +80,7 @@ def _main(
     try:
         if path := find_dotenv(usecwd=True):
             load_dotenv(path, override=False)
+            streams.hide_secrets()
     except UnicodeDecodeError as error:
         raise BadInput(f"is not UTF-8: {error.reason}", file=path, hint="Save it as UTF-8.") from None
     except OSError as error:

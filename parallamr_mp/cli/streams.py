@@ -8,6 +8,9 @@ go to a file. Results are not: that nobody takes them is told. Neither keeps
 back what it could not write; the interpreter would try it again at its end,
 complain, and change the exit code to 120.
 
+Both are the last place where the environment's secrets are taken out of what
+is printed, tracebacks included.
+
 The writer process writes its rows to descriptor 1 by itself; here are the other
 commands, and what the parent prints.
 """
@@ -18,7 +21,10 @@ import io
 import os
 import select
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
+
+from parallamr_mp.providers.secrets import environment_secrets, redactor
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -62,9 +68,27 @@ class _Telling(_Patient):
         return memoryview(data).nbytes
 
 
+class _Text(io.TextIOWrapper):
+    """A standard stream of text that holds no secrets."""
+
+    def write(self, text: str, /) -> int:
+        super().write(_hide(text))
+        return len(text)
+
+
+_hide: Callable[[str], str] = str
+
+
+def hide_secrets() -> None:
+    """Of the environment as it is now; called once more when it has changed."""
+    global _hide  # noqa: PLW0603  - one terminal, one process
+    _hide = redactor(environment_secrets(os.environ))
+
+
 def guard() -> None:
     """Replaces the standard streams of this process, for good. Called once, before anything is printed."""
     _fill_closed()
+    hide_secrets()
     if sys.stdout is not None:
         sys.stdout = _text(_Telling(1), sys.stdout)
     sys.stderr = _text(_Dropping(2), sys.stderr)
@@ -86,7 +110,7 @@ def _fill_closed() -> None:
 
 
 def _text(raw: io.FileIO, like: TextIO) -> TextIO:
-    return io.TextIOWrapper(
+    return _Text(
         io.BufferedWriter(raw),
         encoding=like.encoding,
         errors=like.errors,

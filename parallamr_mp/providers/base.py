@@ -65,7 +65,8 @@ class ProviderSettings:
     """The session to use for every request, or None: make one."""
     threads: int = 8
     """How many threads will call at once."""
-    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    """Holds keys, and is not shown for that reason."""
 
 
 ProviderFactory = Callable[[ProviderSettings], Provider]

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode, urlsplit
 
 from parallamr_mp.errors import BadInput
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_SECRET_NAMES = ("key", "token", "secret", "password")
-"""A variable whose name holds one of these is not to be shown."""
 _SECRET_WORDS = ("key", "token", "secret", "sig", "password", "code")
 
 
@@ -50,11 +44,7 @@ class BaseUrl:
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown: the password, and query values whose name speaks of a key."""
-        found = [
-            value
-            for name, value in parse_qsl(self.query)
-            if any(word in name.lower() for word in _SECRET_WORDS)
-        ]
+        found = list(query_secrets(self.query))
         if self.user_info is not None:
             user, _, password = self.user_info.partition(":")
             found += secrets_of(user, password)
@@ -100,6 +90,16 @@ def secrets_of(user: str, password: str) -> tuple[str, ...]:
     return (password or user, both, *sorted(encoded))
 
 
+def query_secrets(query: str) -> tuple[str, ...]:
+    """The values of a URL's query whose name speaks of a key; both as written and as meant."""
+    found = []
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if value and any(word in unquote_plus(name).lower() for word in _SECRET_WORDS):
+            found += [unquote_plus(value), value]
+    return tuple(found)
+
+
 def url_secrets(url: str) -> tuple[str, ...]:
     """`secrets_of` a URL that holds a user, such as a proxy's; both as written and as meant."""
     try:
@@ -110,18 +110,6 @@ def url_secrets(url: str) -> tuple[str, ...]:
     if not user and not password:
         return ()
     return (*secrets_of(unquote(user), unquote(password)), *secrets_of(user, password))
-
-
-def environment_secrets(env: Mapping[str, str]) -> tuple[str, ...]:
-    """What must never be shown of an environment: keys and passwords, found by the variables' names."""
-    found = []
-    for name, value in env.items():
-        if any(word in name.lower() for word in _SECRET_NAMES):
-            found.append(value)
-        elif name.upper().endswith(("_PROXY", "_BASE_URL")):
-            found += url_secrets(value if "://" in value else f"http://{value}")
-            found += BaseUrl("", value.partition("?")[2]).secrets()
-    return tuple(value for value in found if value)
 
 
 def shown_url(url: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -42,7 +42,7 @@ class ProxyRules:
     them. Safe from any thread.
     """
 
-    by_scheme: Mapping[str, str]
+    by_scheme: Mapping[str, str] = field(repr=False)
     """Proxy URL by scheme of the target; `all` stands for every other scheme."""
     bypass: tuple[str, ...] = ()
     """Hosts that are reached directly, as NO_PROXY names them, in lower case."""

@@ -12,7 +12,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.providers.endpoints import shown_url
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _MAX_WORDS = 500
-_SHORTEST_SECRET = 4
+SHORTEST_SECRET = 4
 """Servers without keys are given fillers such as `x`; redacting those would garble every message."""
 
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
@@ -204,16 +204,20 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
     Secrets shorter than four characters are none.
     """
-    forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
+    forms = {form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in forms_of(secret)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "[redacted]")
     return text
 
 
 @lru_cache(maxsize=64)
-def _forms(secret: str) -> frozenset[str]:
-    """The ways in which an echo may write a secret."""
+def forms_of(secret: str) -> frozenset[str]:
+    """The ways in which an echo may write a secret: as JSON, HTML, URLs and Python do."""
     escaped = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    # Go and others keep JSON fit to stand in HTML.
+    escaped |= {re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", form) for form in escaped}
+    escaped |= {form.replace("/", "\\/") for form in escaped}
     quoted = {quote(secret, safe=safe, errors="replace") for safe in ("", "/")}
-    slashes = {form.replace("/", "\\/") for form in escaped}
-    return frozenset({secret, html.escape(secret), *quoted, *escaped, *slashes})
+    quoted.add(quote_plus(secret, errors="replace"))
+    quoted |= {re.sub("%..", lambda code: code[0].lower(), form) for form in quoted}
+    return frozenset({secret, html.escape(secret), repr(secret)[1:-1], *quoted, *escaped})

@@ -61,9 +61,10 @@ def _from_plug_in(point: EntryPoint, settings: ProviderSettings) -> Provider:
         raise
     except Exception as error:
         # A boundary: anything may go wrong in code that is not ours, on import too.
-        raise BadInput(
-            f"the provider {point.name!r} of {_owner(point)} is broken: {type(error).__name__}: {error}"
-        ) from error
+        from parallamr_mp.providers.secrets import environment_secrets, redactor  # noqa: PLC0415 - as below
+
+        said = redactor(environment_secrets(settings.env))(f"{type(error).__name__}: {error}")
+        raise BadInput(f"the provider {point.name!r} of {_owner(point)} is broken: {said}") from error
     if not callable(getattr(provider, "complete", None)):
         raise BadInput(f"the provider {point.name!r} of {_owner(point)} has no method `complete`")
     return provider
