@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from parallamr_mp.providers.base import ModelCatalogue, Provider
 
 _LOOK_UP_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
 
 
 def look_up_windows(
-    models: Iterable[tuple[str, str]], providers: Mapping[str, Provider]
+    models: Iterable[tuple[str, str]],
+    providers: Mapping[str, Provider],
+    enough: Callable[[], bool] = lambda: False,
 ) -> dict[tuple[str, str], int]:
     """Context windows in tokens by (provider, model), asked once a run of the servers that tell.
 
-    A server that does not answer within ten seconds leaves its models out.
+    A server that does not answer within ten seconds, or before it is `enough`,
+    leaves its models out.
     """
     catalogues: dict[str, ModelCatalogue] = {
         name: provider for name, provider in providers.items() if isinstance(provider, ModelCatalogue)
@@ -30,7 +35,11 @@ def look_up_windows(
             pool.submit(catalogues[provider].context_window, model): (provider, model)
             for provider, model in models
         }
-        for future in wait(asked, _LOOK_UP_SECONDS).done:
+        deadline = time.monotonic() + _LOOK_UP_SECONDS
+        found = wait(asked, 0)
+        while found.not_done and time.monotonic() < deadline and not enough():
+            found = wait(asked, _LOOK_SECONDS)
+        for future in found.done:
             if future.exception() is None and (window := future.result()) is not None:
                 windows[asked[future]] = window
     finally:

@@ -146,7 +146,11 @@ def _run(
         if config.resume:
             for notice in past.take_up(scans, inherited):
                 bus.publish(events.Notice(notice))
-        return _run_locked(config, plan, past, providers, bus, injected, tally, locks, spooled=spooled)
+        # From here on there is something to leave in order.
+        with SignalWatch() as signals:
+            return _run_locked(
+                config, plan, past, providers, bus, injected, tally, locks, signals, spooled=spooled
+            )
 
 
 @contextlib.contextmanager
@@ -173,10 +177,11 @@ def _run_locked(
     injected: Injected,
     tally: Tally,
     locks: list[OutputLock],
+    signals: SignalWatch,
     *,
     spooled: bool,
 ) -> RunSummary:
-    windows = look_up_windows(plan.survey.models, providers)
+    windows = look_up_windows(plan.survey.models, providers, signals.pending)
     if injected.providers is None:
         close_providers(providers)
     total, done = plan.survey.experiments, past.done
@@ -199,11 +204,11 @@ def _run_locked(
         if done < total:
             slots = min(config.procs or 1, total - done)
             retry = RetryPolicy(config.max_retries, retry_unknown=_asked_again(config, providers))
-            signums.append(_dispatch(plan, past, config, spec, retry, bus, locks, slots=slots))
+            signums.append(_dispatch(plan, past, config, spec, retry, bus, locks, signals, slots=slots))
         past.finish()
         if not any(signums) or spooled:
             # A file that is resumed gets its columns then; what goes to standard output, now or never.
-            signums.append(_flatten(plan, config, bus))
+            signums.append(_flatten(plan, config, bus, signals))
     bus.publish(events.RunFinished())
     return tally.summary(paths, _last(signums))
 
@@ -245,6 +250,7 @@ def _dispatch(
     retry: RetryPolicy,
     bus: events.EventBus,
     locks: list[OutputLock],
+    signals: SignalWatch,
     *,
     slots: int,
 ) -> int | None:
@@ -272,7 +278,7 @@ def _dispatch(
             note(event.pid)
 
     unsubscribe = bus.subscribe(note_worker)
-    with contextlib.ExitStack() as stack, SignalWatch() as signals, _reports_without_secrets():
+    with contextlib.ExitStack() as stack, _reports_without_secrets():
         stack.callback(unsubscribe)
         results = RowResults(spec, plan, past, WriterPeer(writer, note), bus)
         dispatcher = Dispatcher(
@@ -355,26 +361,25 @@ class _Interrupted(Exception):  # noqa: N818  - as KeyboardInterrupt
     """A signal came while a file was rewritten; the file is as it was."""
 
 
-def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus) -> int | None:
+def _flatten(plan: Plan, config: RunConfig, bus: events.EventBus, signals: SignalWatch) -> int | None:
     """Makes the columns of `--flatten`. Returns the signal that kept it from that; resuming does it then."""
     signums: list[int] = []
-    with SignalWatch() as signals:
 
-        def go_on() -> None:
-            signums.extend(signals.take())
-            if signums:
-                raise _Interrupted
+    def go_on() -> None:
+        signums.extend(signals.take())
+        if signums:
+            raise _Interrupted
 
-        for output in plan.outputs.files:
-            if output.path is None or not (config.flatten or output.extra):
-                continue
-            try:
-                flattened = flatten_results(output.path, plan.columns, go_on, excel_safe=config.excel_safe)
-                _tell(flattened, output.path, bus)
-            except _Interrupted:
-                return signums[0]
-            except OSError as error:
-                raise OutputError(f"{output.path}: cannot be flattened: {error.strerror}") from error
+    for output in plan.outputs.files:
+        if output.path is None or not (config.flatten or output.extra):
+            continue
+        try:
+            flattened = flatten_results(output.path, plan.columns, go_on, excel_safe=config.excel_safe)
+            _tell(flattened, output.path, bus)
+        except _Interrupted:
+            return signums[0]
+        except OSError as error:
+            raise OutputError(f"{output.path}: cannot be flattened: {error.strerror}") from error
     return None
 
 

@@ -266,6 +266,30 @@ def test_an_overwriting_run_that_is_ended_and_resumed_keeps_no_old_answer(place,
         assert [row["output"] for row in place.rows(f"o/{name}.csv")] == ["NEW"] * 4
 
 
+# --- a signal before the first request ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("procs", ["0", "1"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_models_are_looked_up_ends_the_run_in_order(place, server, procs, signum):
+    place.questions(3)
+    server.behave_lookup(stall())
+    with running(place, "-o", "results.csv", "--procs", procs) as process:
+        server.wait_until(lambda: len(server.lookups) == 1)
+        os.kill(process.pid, signum)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 128 + signum, stderr
+    assert b"3 of 3 rows have no result yet. To go on:" in stderr
+    assert b"Traceback" not in stderr
+    assert server.requests == []
+    assert sorted(os.listdir(place.folder)) == [
+        "experiments.csv",
+        "prompt.txt",
+        "results.csv",
+        "results.csv.manifest.json",
+    ]
+
+
 # --- a table that changes while it is read -----------------------------------------------------
 
 

@@ -56,6 +56,13 @@ class SignalWatch:
     def fileno(self) -> int:
         return self._read.fileno()
 
+    def pending(self) -> bool:
+        """Whether `take` has something to give."""
+        try:
+            return bool(self._read.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+
     def take(self) -> list[int]:
         """The stop signals that have come since the last call, in order."""
         try:
