@@ -59,6 +59,7 @@ SCENARIOS = [
     Scenario(GROUP, "half-written", "KILL"),
     Scenario(WRITER, "syncing", "KILL"),
     Scenario(WRITER, "truncating", "KILL"),
+    Scenario(PARENT, "writer-behind", "KILL"),
     # Nothing is in flight, and there is something to do.
     Scenario(PARENT, "retry-wait", "USR1"),
     Scenario(GROUP, "retry-wait", "INT INT"),

@@ -9,9 +9,11 @@ Needs Linux: /proc, /dev/shm.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -131,7 +133,7 @@ class Arena:
     def __init__(
         self, folder: Path, server: FakeServer, *, rows: int = 30, procs: int = 2, threads: int = 3
     ) -> None:
-        self.server, self.rows, self.procs, self.threads = server, rows, procs, threads
+        self.server, self.procs, self.threads = server, procs, threads
         self.mark = uuid.uuid4().hex[:8]
         self.marks, self.tmp = folder / "marks", folder / "tmp"
         for made in (folder / "job", self.marks, self.tmp):
@@ -146,11 +148,13 @@ class Arena:
         )
         self.prompt = PROMPT
         self.place.write("prompt.txt", self.prompt)
-        self.place.questions(rows)
+        self.expect_rows(rows)
         self.output = self.place.folder / "results.csv"
         self.inputs = {"prompt.txt", "experiments.csv"}
         self.runs: list[Run] = []
         self.rules: list[str] = []
+        self.stopped: list[int] = []
+        """Processes that `let_go` lets continue."""
         self.holding = True
         """Until the first `let_go`."""
         self.broken = 0
@@ -193,6 +197,11 @@ class Arena:
         name = next(rule for rule in self.rules if rule.startswith(name))
         (self.marks / f"{name}.armed").touch()
 
+    def expect_rows(self, count: int) -> None:
+        """Makes the table so long."""
+        self.rows = count
+        self.place.questions(count)
+
     def long_answers(self, size: int) -> None:
         """Makes prompts, and so answers, longer by that many bytes."""
         self.prompt += "x" * size
@@ -218,7 +227,10 @@ class Arena:
         self.let_processes_go()
 
     def let_processes_go(self) -> None:
-        """Those that wait in a call go on."""
+        """Those that are stopped, or wait in a call, go on."""
+        while self.stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.stopped.pop(), signal.SIGCONT)
         for name in self.rules:
             (self.marks / f"{name}.go").touch()
 

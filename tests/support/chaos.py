@@ -22,6 +22,8 @@ from .behaviours import answer, rate_limited, sequence, stall
 
 # ── moments ──────────────────────────────────────────────────────────────────
 
+BEHIND = 400
+"""Rows that a writer may be behind: fewer than what ends the leasing, more than a pipe holds."""
 ANSWERED = 8
 """Rows that have their answer at a moment in the midst of a run."""
 WORKERS, WRITER, PARENT, GROUP, SERVER = "workers", "writer", "parent", "group", "server"
@@ -100,6 +102,19 @@ def _syncing(arena: Arena) -> Moment:
 def _truncating(arena: Arena) -> Moment:
     """The writer cuts the file at the end of what is known to be good, before it writes anything."""
     return _in_call(arena, {"call": "ftruncate", "role": WRITER, "path": "*/results.csv"})
+
+
+def _writer_behind(arena: Arena) -> Moment:
+    """The writer has stopped, and more is answered than fits into its pipe; then all wait for it."""
+    arena.expect_rows(BEHIND)
+    moment = _in_flight(arena)
+    (writer,) = moment.run.pids(WRITER)
+    os.kill(writer, signal.SIGSTOP)
+    arena.stopped.append(writer)
+    arena.server.behave(answer())
+    arena.server.release_all()
+    moment.run.wait_for(r"row \d+: ok", BEHIND)
+    return Moment(moment.run, unwritten=BEHIND)
 
 
 def _noting(arena: Arena) -> Moment:
@@ -196,6 +211,10 @@ def _resumed(arena: Arena) -> Moment:
     return _in_flight(arena, "--resume", answered=ANSWERED + 4)
 
 
+HOWS: Final = ("KILL", "TERM", "INT", "INT INT", "HUP", "USR1", "STOP")
+AWAY: Final = "away"
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of moment."""
@@ -203,11 +222,13 @@ class Kind:
     reach: Callable[[Arena], Moment]
     who: tuple[str, ...] = RUNNING
     """Whom there is to strike."""
+    hows: tuple[str, ...] = HOWS
 
 
 MOMENTS: Final[dict[str, Kind]] = {
     "looking-up": Kind(_looking_up, (PARENT, GROUP)),
     "starting": Kind(_ready),
+    "writer-behind": Kind(_writer_behind, (WRITER, PARENT), ("KILL", "STOP")),
     "noting": Kind(_noting, (PARENT, GROUP)),
     "in-flight": Kind(_in_flight, (*RUNNING, SERVER)),
     "unacknowledged": Kind(_unacknowledged),
@@ -223,8 +244,6 @@ MOMENTS: Final[dict[str, Kind]] = {
     "adopting": Kind(_adopting, (PARENT, GROUP)),
     "resumed": Kind(_resumed, (*RUNNING, SERVER)),
 }
-HOWS: Final = ("KILL", "TERM", "INT", "INT INT", "HUP", "USR1", "STOP")
-AWAY: Final = "away"
 
 
 # ── blows ────────────────────────────────────────────────────────────────────
@@ -382,7 +401,7 @@ def scenarios() -> Iterator[Scenario]:
     """All there are."""
     for when, kind in MOMENTS.items():
         for who in kind.who:
-            for how in (AWAY,) if who == SERVER else HOWS:
+            for how in (AWAY,) if who == SERVER else kind.hows:
                 yield Scenario(who, when, how)
                 if when in {"in-flight", "resumed"} and how == "KILL":
                     yield Scenario(who, when, how, again=True)
