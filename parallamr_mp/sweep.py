@@ -201,7 +201,11 @@ def _run_locked(
     )
     paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
     with _noted(Provenance(config, plan, bus), tally, paths, wanted=not spooled) as signums:
-        if done < total:
+        if (early := signals.take()) and done < total:
+            # Nothing was asked yet, and nothing need be started to end.
+            bus.publish(events.Stopping(early[0], 0, 0.0))
+            signums.append(early[0])
+        elif done < total:
             slots = min(config.procs or 1, total - done)
             retry = RetryPolicy(config.max_retries, retry_unknown=_asked_again(config, providers))
             signums.append(_dispatch(plan, past, config, spec, retry, bus, locks, signals, slots=slots))
