@@ -89,7 +89,7 @@ class Provenance:
             "format": FORMAT,
             "results": os.path.basename(path),
             "rows": None if rows is None else dict(rows),
-            "bytes": None if rows is None else os.path.getsize(path),
+            "bytes": None if rows is None else _size(path),
             "runs": [*earlier, self._run],
         }
         try:
@@ -97,6 +97,13 @@ class Provenance:
         except OutputError as error:
             if not quiet:
                 self._bus.publish(events.Notice(f"no manifest: {error}"))
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # removed just now
+        return None
 
 
 def _totals(summary: RunSummary) -> dict[str, Any]:

@@ -100,15 +100,11 @@ def verify_sweep(config: RunConfig, injected: Injected | None = None) -> Verdict
         if not there:
             raise BadInput("is not there", file=paths[0] if paths else None)
         problems = [Problem(f"{path}: is not there", _RESUME) for path in paths if path not in there]
-        damaged = False
-        for path in there:
-            damaged |= _scan(path, problems, plan.columns) is None
-        if damaged:
-            # What is done cannot be told without reading all of them.
-            return Verdict((), plan.survey.experiments, (*problems, *_surroundings(plan.outputs)))
-        problems += _compared(config, plan)
+        scans = [_scan(path, problems, plan.columns) for path in there]
+        if None not in scans:
+            # What is done cannot be told without all of them.
+            problems += _compared(config, plan)
         problems += _surroundings(plan.outputs)
-        scans = [_scan(path, [], plan.columns) for path in there]
         for path, scan in zip(there, scans, strict=True):
             if scan is not None:
                 problems += _manifest_problems(path, scan, table=True)
@@ -209,9 +205,10 @@ def _inconsistent(path: str, scan: Scan) -> Iterator[Problem]:
             )
             if status not in set(Status):
                 found.setdefault(f"a status that is none ({status!r})", []).append(number)
-            elif (status != Status.OK) != bool(message):
-                wrong = "with a message" if message else f"{status} without a message"
-                found.setdefault(f"{status} {wrong}" if message else wrong, []).append(number)
+            elif status == Status.OK and message:
+                found.setdefault("ok with a message", []).append(number)
+            elif status == Status.ERROR and not message:
+                found.setdefault("error without a message", []).append(number)
             elif status == Status.ERROR and output:
                 found.setdefault("error with an output", []).append(number)
     for what, numbers in found.items():
@@ -226,7 +223,9 @@ def _doubled(path: str, scan: Scan) -> Iterator[Problem]:
     """Rows that are there twice by themselves: the same experiment, row and repeat."""
     if scan.layout is not None and scan.layout.original:
         return
-    doubled = len(scan.ids) - len(set(zip(scan.ids, scan.rows, strict=True)))
+    # Those that the original parallamr wrote for nobody in the table have no identity.
+    named = [pair for pair in zip(scan.ids, scan.rows, strict=True) if pair[0]]
+    doubled = len(named) - len(set(named))
     if doubled:
         yield Problem(f"{path}: {count(doubled, 'row')} there twice", "take out all but one of each")
 

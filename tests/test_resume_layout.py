@@ -12,6 +12,7 @@ from parallamr_mp import Reply, create_experiment_runner
 from parallamr_mp.errors import ColumnsMismatch
 from parallamr_mp.events import Notice
 from parallamr_mp.models import ORIGINAL_COLUMNS, RESULT_COLUMNS
+from parallamr_mp.verify import verify_file
 
 BEFORE = ("provider", "model", "topic")
 TOPICS = ["plain", 'with "quotes"', "two\nlines", "naïve 語😀", ""]
@@ -242,14 +243,15 @@ def test_the_original_parallamrs_results_are_gone_on_with(sweep):
 
 
 def test_of_the_original_parallamrs_results_errors_are_asked_again_on_demand(sweep):
-    original(sweep, [("a", "ok"), ("b", "error"), ("gone", "ok"), ("a", "warning")])
+    original(sweep, [("a", "ok"), ("b", "error"), ("gone", "ok"), ("gone", "ok"), ("a", "warning")])
     sweep.table(BEFORE, [("mock", "m", topic) for topic in ("a", "a", "a", "b")])
     assert sweep.resume() == {"on a": 1}
     assert sweep.resume(retry_errors=True) == {"on b": 1}
     rows = sweep.read()[1]
-    assert Counter(row["topic"] for row in rows) == {"a": 3, "b": 1, "gone": 1}
+    assert Counter(row["topic"] for row in rows) == {"a": 3, "b": 1, "gone": 2}
     assert {row["status"] for row in rows if row["topic"] == "b"} == {"ok"}
-    assert [row["experiment_id"] for row in rows if row["topic"] == "gone"] == [""]
+    assert [row["experiment_id"] for row in rows if row["topic"] == "gone"] == ["", ""]
+    assert verify_file(str(sweep.output)).whole
     assert not sweep.resume(retry_errors=True)
 
 
