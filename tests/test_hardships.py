@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -157,6 +158,16 @@ def test_an_output_is_waited_for_however_long_it_takes():
     told = [event.text for event in seen if isinstance(event, events.Notice)]
     assert len(told) == 1
     assert "waiting for the output" in told[0]
+
+
+def test_workers_keep_their_answers_until_the_output_has_them_all():
+    alive = []
+
+    def look():
+        alive.append(any(thread.name.startswith("lease") for thread in threading.enumerate()))
+
+    run(jobs(5), lambda payload, attempt: payload, results=SlowResults(looks=6, on_look=look))
+    assert alive[:6] == [True] * 6
 
 
 def test_a_signal_while_the_output_is_waited_for_is_an_error():

@@ -412,19 +412,23 @@ class Dispatcher:
     def _shut_down(self, *, orderly: bool) -> None:
         """The one way out, whatever happened before.
 
-        1. Workers are told to stop; when requests are to be given up, killed, and
-           what they had sent is read: those answers are paid for.
+        1. When requests are to be given up, workers are killed, and what they had
+           sent is read: those answers are paid for.
         2. The results are made safe: the writer gets what is left and closes.
-        3. Everybody is waited for; who does not come is killed.
+        3. Workers are told to stop. Not before: what is not stored yet they keep, and
+           save it if this process is killed while the writer is behind.
+        4. Everybody is waited for; who does not come is killed.
         """
-        for slot in self._slots:
-            slot.stop()
-            if not orderly:
-                slot.kill()
         if not orderly:
+            for slot in self._slots:
+                slot.stop()
+                slot.kill()
             self._read_dry()
         self._results.finish()
         self._wait_for_results(patient=orderly)
+        for slot in self._slots:
+            slot.stop()
+        self._reactor.flush()
         seats = [slot.seat for slot in self._slots if slot.seat is not None]
         if self._results.seat is not None:
             seats.append(self._results.seat)
