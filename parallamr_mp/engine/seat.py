@@ -173,10 +173,12 @@ class ProcessSeat:
             task = pickle.dumps((main, args), pickle.HIGHEST_PROTOCOL)
         except Exception as error:
             raise EngineError(f"{name}: cannot be sent to a process: {error}") from error
-        child_reads, parent_writes = _SPAWN.Pipe(duplex=False)
-        parent_reads, child_writes = _SPAWN.Pipe(duplex=False)
         self.name = name
+        ends: list[mp_connection.Connection] = []
         try:
+            ends += _SPAWN.Pipe(duplex=False)
+            ends += _SPAWN.Pipe(duplex=False)
+            child_reads, parent_writes, parent_reads, child_writes = ends
             with _start_lock, _signals_held_back(), _bare_main():
                 with _signals_held_back():  # the tracker's start unblocks SIGINT and SIGTERM
                     _start_quiet_resource_tracker()
@@ -190,7 +192,7 @@ class ProcessSeat:
                 self._future = self._executor.submit(_run, task)
                 self._process: BaseProcess = context.made[0]
         except (OSError, RuntimeError) as error:
-            for end in (child_reads, child_writes, parent_reads, parent_writes):
+            for end in ends:
                 end.close()
             raise EngineError(f"{name}: the process cannot be started: {error}") from error
         # From here on the child's ends live in the child alone, so that its
