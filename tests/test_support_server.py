@@ -416,3 +416,17 @@ def test_closing_ends_every_thread_whatever_it_does(session):
     assert server.in_flight == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port))
+
+
+def test_a_server_that_went_away_refuses_until_it_is_back_on_its_port(server):
+    server.behave(stall())
+    with ThreadPoolExecutor() as pool:
+        broken = pool.submit(requests.post, f"{server.openai_url}/chat/completions", json={}, timeout=10)
+        server.wait_until(lambda: server.in_flight == 1)
+        server.go_away()
+        assert isinstance(broken.exception(), requests.ConnectionError)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{server.openai_url}/models", timeout=10)
+    server.come_back()
+    assert requests.get(f"{server.openai_url}/models", timeout=10).status_code == 200
+    assert not server.given()
