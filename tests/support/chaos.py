@@ -345,8 +345,7 @@ def _strike_in_passing(arena: Arena, moment: Moment, who: str) -> None:
 
 def _stop_and_continue(arena: Arena, moment: Moment, who: str) -> None:
     """The others go on as far as they can before the stopped ones do."""
-    pids = [process.pid for process in arena.processes()] if who == GROUP else None
-    pids = pids or _victims(arena, moment.run, who)
+    pids = _victims(arena, moment.run, who)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
@@ -375,6 +374,8 @@ def _take_server_away(arena: Arena, moment: Moment) -> None:
 def _victims(arena: Arena, run: Run, who: str) -> list[int]:
     if who == PARENT:
         return [run.process.pid]
+    if who == GROUP:  # without the orphans of an earlier run, which are in another
+        return [process.pid for process in arena.processes() if _group_of(process.pid) == run.process.pid]
     if who == WRITER:
         return run.pids(WRITER)[:1]
     if arena.rules and arena.rules[0].startswith("ready"):
@@ -384,12 +385,18 @@ def _victims(arena: Arena, run: Run, who: str) -> list[int]:
     return pids[:1] if who == WORKER else pids
 
 
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
 def _send(arena: Arena, run: Run, who: str, signum: int) -> None:
+    victims = [psutil.Process(pid) for pid in _victims(arena, run, who)]
     if who == GROUP:
-        victims = arena.processes()
         os.killpg(run.process.pid, signum)
     else:
-        victims = [psutil.Process(pid) for pid in _victims(arena, run, who)]
         for victim in victims:
             victim.send_signal(signum)
     if signum == signal.SIGKILL:
