@@ -135,6 +135,14 @@ class WorkerLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WriterLost(Event):
+    """The writer process died; another takes over what it had not acknowledged."""
+
+    pid: int | None
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping(Event):
     """A signal came: no new requests."""
 

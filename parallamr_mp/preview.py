@@ -58,10 +58,10 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
     An output that exists is looked at as `resume` would, unless it is to be
     overwritten. Raises `BadInput`.
     """
-    check(config)
     injected = injected or Injected()
     if config.output is not None and not config.overwrite:
         config = replace(config, resume=True)
+    check(config)
     with contextlib.closing(Table(config.experiments)) as table:
         plan = make_plan(config, table, injected)
         providers = build_used_providers(plan, config, injected)

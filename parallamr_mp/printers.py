@@ -101,6 +101,9 @@ class _Teller:
                     f"worker {event.slot} (pid {event.pid}) died{how} with"
                     f" {count(event.in_flight, 'request')} in flight; it is replaced, and they are sent again"
                 )
+            case events.WriterLost():
+                how = "" if event.exit_code is None else f" ({_exit_text(event.exit_code)})"
+                return f"the writer (pid {event.pid}) died{how}; it is replaced, and no row is lost"
             case events.Stopping():
                 name = signal.Signals(event.signum).name
                 if not event.in_flight:

@@ -281,10 +281,13 @@ def _dispatch(
         if isinstance(event, events.WorkerStarted):
             note(event.pid)
 
+    def tell_of_writer(pid: int | None, exit_code: int | None) -> None:
+        bus.publish(events.WriterLost(pid, exit_code))
+
     unsubscribe = bus.subscribe(note_worker)
     with contextlib.ExitStack() as stack, _reports_without_secrets():
         stack.callback(unsubscribe)
-        results = RowResults(spec, plan, past, WriterPeer(writer, note), bus)
+        results = RowResults(spec, plan, past, WriterPeer(writer, note, tell_of_writer), bus)
         dispatcher = Dispatcher(
             jobs=plan.jobs(),
             make_seat=worker,

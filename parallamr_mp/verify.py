@@ -10,6 +10,7 @@ what stands around    nobody writing, no answers waiting to be taken in
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from parallamr_mp.results.lock import holder
 from parallamr_mp.results.manifest import load_manifest, manifest_path
 from parallamr_mp.results.records import columns_for, decode_record
 from parallamr_mp.results.rescue_file import rescue_files
-from parallamr_mp.results.scan import Scan, complete_records, scan_results
+from parallamr_mp.results.scan import Scan, complete_records, row_of, scan_results
 from parallamr_mp.sweep import Injected, make_plan
 from parallamr_mp.text import count
 
@@ -72,6 +73,10 @@ class Verdict:
 
 def verify_file(path: str) -> Verdict:
     """Looks at a results file by itself, with its manifest. Raises `BadInput` where there is none."""
+    if "{{" in path and not os.path.exists(path):
+        raise BadInput(
+            "stands for many files", file=path, hint="Give -e and -p as well, or the path of one of them."
+        )
     outputs = Outputs(path, ())
     if not os.path.isfile(path):
         raise BadInput("is no file" if os.path.exists(path) else "is not there", file=path)
@@ -79,7 +84,7 @@ def verify_file(path: str) -> Verdict:
     scan = _scan(path, problems)
     if scan is not None:
         problems += _doubled(path, scan)
-        problems += _manifest_problems(path, scan, table=False)
+        problems += _manifest_problems(path, scan, table=False, writing=_is_written(outputs))
     problems += _surroundings(outputs)
     return Verdict(_checked([scan]), None, tuple(problems))
 
@@ -105,9 +110,10 @@ def verify_sweep(config: RunConfig, injected: Injected | None = None) -> Verdict
             # What is done cannot be told without all of them.
             problems += _compared(config, plan)
         problems += _surroundings(plan.outputs)
+        writing = _is_written(plan.outputs)
         for path, scan in zip(there, scans, strict=True):
             if scan is not None:
-                problems += _manifest_problems(path, scan, table=True)
+                problems += _manifest_problems(path, scan, table=True, writing=writing)
         return Verdict(_checked(scans), plan.survey.experiments, tuple(problems))
 
 
@@ -141,12 +147,21 @@ def _compared(config: RunConfig, plan: Plan) -> Iterator[Problem]:
     if found.changed:
         yield Problem(
             f"{count(found.changed, 'row')} with answers to another prompt, context, system or parameters",
-            "run with --resume --redo-changed, or give the inputs they were made with",
+            "give the inputs and options they were made with, or ask them again with --resume --redo-changed",
         )
     if (foreign := found.removed - doubled) > 0:
+        strangers = (
+            row_of(key)[0]
+            for scan in foresight.scans
+            if scan is not None
+            for identity, key in zip(scan.ids, scan.rows, strict=True)
+            if not wanted[identity]
+        )
+        where = ", ".join(map(str, itertools.islice(strangers, _EXAMPLES)))
         yield Problem(
-            f"{count(foreign, 'row')} of no experiment in the table (edited, removed, or out of range)",
-            "give the table they are of, or take them out",
+            f"{count(foreign, 'row')} of no experiment in the table (edited, removed, or out of range;"
+            f" row_number {where} …)",
+            "give the table and options they are of, or take them out",
         )
 
 
@@ -160,7 +175,10 @@ def _scan(path: str, problems: list[Problem], columns: Sequence[str] | None = No
         problems += _inconsistent(path, scan)
     except BadInput as error:
         problems.append(
-            Problem(error.what if error.file is None else str(error).partition("\n")[0], error.hint or "")
+            Problem(
+                error.what if error.file is None else str(error).partition("\n")[0],
+                error.hint or "give a file that `run` has written",
+            )
         )
         return None
     if scan.torn:
@@ -230,7 +248,7 @@ def _doubled(path: str, scan: Scan) -> Iterator[Problem]:
         yield Problem(f"{path}: {count(doubled, 'row')} there twice", "take out all but one of each")
 
 
-def _manifest_problems(path: str, scan: Scan, *, table: bool) -> Iterator[Problem]:
+def _manifest_problems(path: str, scan: Scan, *, table: bool, writing: bool) -> Iterator[Problem]:
     """Where the file is not what its manifest says. With a table, that tells better what is missing."""
     try:
         manifest = load_manifest(path)
@@ -243,7 +261,8 @@ def _manifest_problems(path: str, scan: Scan, *, table: bool) -> Iterator[Proble
     run = manifest["runs"][-1] if manifest["runs"] else {}
     totals = run.get("totals") or {}
     if run.get("ended") is None:
-        yield Problem(f"{name}: the last run was killed, or is under way", _RESUME)
+        if not writing:  # else that is the problem, and told
+            yield Problem(f"{name}: the last run was killed", _RESUME)
     elif manifest.get("rows") is None:
         yield Problem(f"{name}: the last run ended early: {run.get('ended_by')}", _RESUME)
     elif manifest["rows"] != scan.counts:
@@ -278,6 +297,10 @@ def _surroundings(outputs: Outputs) -> Iterator[Problem]:
             yield Problem(f"{label}: the run that wrote it was killed", _RESUME)
     for path in rescue_files(outputs.rescue_places()):
         yield Problem(f"{path}: answers that a run saved aside", "a run with --resume takes them in")
+
+
+def _is_written(outputs: Outputs) -> bool:
+    return any(holder(path) is not None for path, _ in outputs.locks())
 
 
 def _checked(scans: Sequence[Scan | None]) -> tuple[CheckedFile, ...]:

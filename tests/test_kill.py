@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -215,6 +216,7 @@ def test_a_killed_writer_costs_no_row_and_no_request(place, server, start):
     run = start()
     wait_for_held(server, 28)
     os.kill(run.writer(), signal.SIGKILL)
+    run.wait_for(r"the writer \(pid \d+\) died \(SIGKILL\); it is replaced, and no row is lost")
     let_go(server)
     assert run.end() == 0
     assert_rows(place, ALL)
@@ -381,6 +383,29 @@ def test_a_second_signal_ends_at_once_and_leaves_a_whole_file(place, server, sta
     assert len(server.requests) == ROWS + 8
 
 
+@pytest.mark.parametrize("called", ["module", "path"])
+def test_the_way_to_go_on_is_told_in_the_words_that_this_one_was_called_with(place, server, called):
+    """By a path that is not on PATH, or as a module."""
+    hold_after(server, 0)
+    command = [sys.executable, "-m", "parallamr_mp"] if called == "module" else [str(SCRIPT)]
+    env = place.env | {"PATH": "/usr/bin:/bin"}
+    process = subprocess.Popen(
+        [*command, *place.job(*OPTIONS)], cwd=place.folder, env=env, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        server.wait_until(lambda: server.in_flight == 8)
+        process.send_signal(signal.SIGTERM)
+        while "SIGTERM" not in process.stderr.readline():
+            assert process.poll() is None
+        let_go(server)
+        last = process.stderr.read().splitlines()[-1]
+    words = shlex.split(last.partition("To go on: ")[2])
+    assert words[: len(command)] == command
+    done = subprocess.run(words, cwd=place.folder, env=env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done
+    assert_rows(place, ALL)
+
+
 def test_requests_that_outlast_the_drain_time_are_given_up(place, server, start):
     hold_after(server, 20)
     run = start(*OPTIONS, "--drain-timeout", "0.1")
@@ -388,3 +413,4 @@ def test_requests_that_outlast_the_drain_time_are_given_up(place, server, start)
     os.kill(run.process.pid, signal.SIGTERM)
     assert run.end() == 128 + signal.SIGTERM
     assert_rows(place, range(1, 21))
+    assert any(line.startswith("8 requests in flight given up") for line in run.lines)

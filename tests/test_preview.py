@@ -66,7 +66,7 @@ def test_each_kind_of_row_is_counted_and_the_run_does_as_told(place, server):
     assert told["new"] == "2"
     assert told["removed"].startswith("1 ")
     assert told["to send"] == ["2 requests", "2 openai/fake-small"]
-    told = plan(place, "--resume", "--retry-errors")
+    told = plan(place, "--retry-errors")
     assert (told["new"], told["done"], told["to retry"]) == ("2", "1", "2")
     assert told["to send"][0] == "4 requests"
     assert run(place, "--resume", "--retry-errors").code == 0
@@ -79,7 +79,7 @@ def test_changed_rows_are_told_apart(place, server):
     told = plan(place)
     assert told["changed"].startswith("4 (the old results stay")
     assert (told["new"], told["done"], told["to send"]) == ("0", "0", "nothing")
-    told = plan(place, "--resume", "--redo-changed")
+    told = plan(place, "--redo-changed")
     assert told["changed"] == "4 (asked again)"
     assert (told["new"], told["done"], told["to send"][0]) == ("0", "0", "4 requests")
     server.clear()

@@ -61,7 +61,8 @@ def test_what_a_run_leaves_is_whole(place, server):
     finished(place)
     text = assert_whole(place)
     assert "results.csv: 4 rows (3 ok · 0 warning · 1 error)" in text
-    assert "each of 4 experiments has exactly one row" in text
+    assert "1 error row among them: --resume --retry-errors" in text
+    assert "4 experiments, each with exactly one row" in text
     assert "With -e and -p" in assert_whole(place, "results.csv")
     assert len(server.requests) == 4
 
@@ -71,7 +72,7 @@ def test_with_the_options_of_the_run_it_is_compared_with_what_they_asked(place):
     place.write("system.txt", "be brief")
     same = ("-c", "context.txt", "--system", "system.txt", "--param", "seed=1", "--repeat", "2")
     finished(place, *same, "--range", "2:3")
-    assert "each of 4 experiments" in assert_whole(place, "results.csv", *TABLE, *same, "--range", "2:3")
+    assert "4 experiments, each" in assert_whole(place, "results.csv", *TABLE, *same, "--range", "2:3")
     assert_not(
         place,
         "4 rows with answers to another prompt",
@@ -84,7 +85,14 @@ def test_with_the_options_of_the_run_it_is_compared_with_what_they_asked(place):
     )
     assert_not(place, "4 experiments without a row", "results.csv", *TABLE, *same)
     assert_not(
-        place, "2 rows of no experiment", "results.csv", *TABLE, *same, "--limit", "2", advice="the table"
+        place,
+        "2 rows of no experiment in the table (edited, removed, or out of range; row_number 3, 3",
+        "results.csv",
+        *TABLE,
+        *same,
+        "--limit",
+        "2",
+        advice="the table",
     )
 
 
@@ -115,9 +123,13 @@ def test_a_run_that_was_stopped_has_rows_missing(place):
 def test_a_killed_run_is_told_with_and_without_a_table(place, server):
     server.behave(lambda request: answer() if request.experiment == "1" else stall())
     with place.start("-o", "results.csv", *FEW, "--orphan-grace", "0") as process:
-        server.wait_until(lambda: server.in_flight == 2 and len(server.requests) == 3)
-        assert_not(place, "is writing to it", "results.csv", advice="wait")
-        process.kill()
+        try:
+            server.wait_until(lambda: server.in_flight == 2 and len(server.requests) == 3)
+            while b"\n" not in (place.folder / "results.csv").read_bytes().partition(b"\n")[2]:
+                assert process.poll() is None  # its one answer is about to be written
+            assert "was killed" not in assert_not(place, "is writing to it", "results.csv", advice="wait")
+        finally:
+            process.kill()
         process.wait(10)
         server.release_all()
         server.wait_until(lambda: server.in_flight == 0)
@@ -251,7 +263,7 @@ def test_any_proper_prefix_of_whole_results_is_not_whole(tmp_path_factory, data)
         (("results.csv", "-e", "experiments.csv"), "go together"),
         (("results.csv", "-p", "prompt.txt"), "go together"),
         (("results.csv", "-p", "gone.txt", "-e", "experiments.csv"), "gone.txt"),
-        (("o/{{id}}.csv",), "{{id}}"),
+        (("o/{{id}}.csv",), "o/{{id}}.csv: stands for many files"),
     ],
 )
 def test_bad_input_is_no_verdict(place, options, words):

@@ -15,7 +15,7 @@ def plan(given: Invocation) -> None:
 
     parallamr-mp plan -p prompt.txt -e experiments.csv -o results.csv
 
-    An output that exists is looked at as --resume would.
+    An output that exists is looked at as --resume would, said or not.
     """
     for line in format_preview(given.runner.preview_experiments(*given.files)):
         typer.echo(line)

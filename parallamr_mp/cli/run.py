@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
+import shutil
 import signal
 import sys
 
@@ -86,8 +88,22 @@ def _how_to_resume(summary: RunSummary, *, stdin: bool) -> str:
     name = signal.Signals(summary.signum).name if summary.signum else "a signal"
     left = f"Stopped by {name}: {summary.missing} of {summary.total} rows have no result yet."
     if not summary.outputs:
-        return left
+        return f"{left} What went to standard output cannot be gone on with; -o FILE can."
     if stdin:
         return f"{left} Run the same command with --resume to go on."
     words = [word for word in sys.argv[1:] if word not in {"--overwrite", "--resume"}]
-    return f"{left} To go on: parallamr-mp {shlex.join([*words, '--resume'])}"
+    return f"{left} To go on: {shlex.join([*_program(), *words, '--resume'])}"
+
+
+def _program() -> list[str]:
+    """How this program was called, so that the same words call it again."""
+    called = sys.argv[0]
+    if os.path.basename(called) == "__main__.py":
+        return [sys.executable, "-m", "parallamr_mp"]
+    # A shell that finds a command by its name passes the path that it has found.
+    name = os.path.basename(called)
+    found = shutil.which(name)
+    try:
+        return [name if found is not None and os.path.samefile(found, called) else called]
+    except OSError:
+        return [called]

@@ -49,8 +49,8 @@ def verify(
 
     By itself: every record parses to the end, none is there twice, all agree
     with the manifest. With the table and the prompt it was made from: each
-    experiment has exactly one row, with an answer to just that. Exit code 0:
-    whole; 3: not.
+    experiment has exactly one row, made from just that. An error row is a row,
+    too. Exit code 0: whole; 3: not.
     """
     if (prompt is None) != (experiments is None):
         raise BadInput("--experiments and --prompt go together", hint="Give both, or neither.")
@@ -78,7 +78,10 @@ def format_verdict(verdict: Verdict) -> list[str]:
         if verdict.experiments is None:
             lines.append("Whole. With -e and -p it is compared with what was asked, too.")
         else:
-            lines.append(f"Whole: each of {count(verdict.experiments, 'experiment')} has exactly one row.")
+            lines.append(f"Whole: {count(verdict.experiments, 'experiment')}, each with exactly one row.")
+        errors = sum(file.counts["error"] for file in verdict.files)
+        if errors:
+            lines.append(f"{count(errors, 'error row')} among them: --resume --retry-errors asks again.")
         return lines
     lines.append("Not whole:")
     for problem in verdict.problems:

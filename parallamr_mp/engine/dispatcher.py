@@ -155,6 +155,8 @@ class Dispatcher:
         """Jobs that may have killed their workers; each waits for the reserved slot to be empty."""
         self._stop: _Stop | None = None
         self._abort = False
+        self._given_up = 0
+        """Requests whose workers were killed in the end."""
         self._next_pulse = 0.0
         self._awake_by = self._clock()
         """When the loop was awake last, or is to be after its present sleep."""
@@ -283,6 +285,7 @@ class Dispatcher:
         for job in orphans:
             self._schedule.release(job)
         if slot.stopping:
+            self._given_up += len(orphans)
             return
         for job in orphans:
             job.deaths += 1
@@ -424,6 +427,7 @@ class Dispatcher:
                 slot.stop()
                 slot.kill()
             self._read_dry()
+            self._tell_of_given_up()
         self._results.finish()
         self._wait_for_results(patient=orderly)
         for slot in self._slots:
@@ -442,6 +446,14 @@ class Dispatcher:
         if self._signals is not None:
             self._reactor.forget_descriptor(self._signals.fileno())
         self._reactor.close()
+
+    def _tell_of_given_up(self) -> None:
+        number = self._given_up + sum(len(slot.held) for slot in self._slots)
+        if number:
+            requests = "1 request" if number == 1 else f"{number} requests"
+            self._bus.publish(
+                events.Notice(f"{requests} in flight given up: the provider may charge for what it was doing")
+            )
 
     def _wait_for_results(self, *, patient: bool) -> None:
         """Until the results are safe, however long the output takes: a reader that pauses, a slow disk.

@@ -40,10 +40,13 @@ class WriterPeer:
     """Owns the writer's seat. Used by the dispatcher's thread alone."""
 
     def __init__(
-        self, make_seat: Callable[[], Seat], started: Callable[[int | None], None] | None = None
+        self,
+        make_seat: Callable[[], Seat],
+        started: Callable[[int | None], None] | None = None,
+        died: Callable[[int | None, int | None], None] | None = None,
     ) -> None:
-        """`started` is told the process id of each writer."""
-        self._make_seat, self._started = make_seat, started
+        """`started` is told the process id of each writer, `died` the exit code as well of one replaced."""
+        self._make_seat, self._started, self._died = make_seat, started, died
         self.seat: Seat | None = None
         self._reactor: Reactor | None = None
         self._outputs: dict[int, OpenOutput] = {}
@@ -142,6 +145,8 @@ class WriterPeer:
             )
             return
         self.replaced += 1
+        if self._died is not None and dead is not None:
+            self._died(dead.pid, dead.exit_code)
         try:
             self.start(self._reactor)
         except EngineError as error:

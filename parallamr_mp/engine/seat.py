@@ -28,7 +28,6 @@ import threading
 import time
 import traceback
 import types
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor
@@ -122,38 +121,64 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_quiet_resource_tracker() -> None:
-    """Starts `multiprocessing`'s tracker so that it does not complain when the parent was killed.
+class _LocalLock:
+    """A lock among the threads of one process; in the process that it is sent to, one of its own."""
 
-    A SIGKILL leaves the executors' semaphores to the tracker, which removes
-    them, as it should, and warns, which would only alarm. The filter reaches it
-    through the environment of its start.
-    """
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(
-        filter(None, [before, "ignore::UserWarning:multiprocessing.resource_tracker"])
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.acquire, self.release = self._lock.acquire, self._lock.release
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __reduce__(self) -> tuple[type[_LocalLock], tuple[()]]:
+        return _LocalLock, ()
+
+
+class _NoBound:
+    """In place of the semaphore that bounds a queue: one task and the word to end is all it ever gets."""
+
+    @property
+    def _semlock(self) -> _NoBound:
+        """What `Queue.full` looks into."""
+        return self
+
+    def acquire(self, *_: object, **__: object) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def _is_zero(self) -> bool:
+        return False
 
 
 class _OneSpawn(SpawnContext):
-    """Tells which process an executor has made, which may be dead before anybody could look for it."""
+    """What an executor with one worker is made with: no semaphores, and it tells which process it has made.
+
+    An executor's queues share locks between processes. With one process at
+    either end there is nothing to lock out; but a process that is killed in
+    the wrong moment would keep such a lock for ever, and when all are killed
+    at once, nobody is left to remove the semaphores from the system.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.made: list[SpawnProcess] = []
 
     def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        """May be dead before anybody could look for it."""
         self.made.append(SpawnProcess(*args, **kwargs))
         return self.made[-1]
+
+    def Lock(self) -> Any:  # noqa: N802
+        return _LocalLock()
+
+    def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: ARG002, N802
+        return _NoBound()
 
 
 class ProcessSeat:
@@ -181,7 +206,7 @@ class ProcessSeat:
             child_reads, parent_writes, parent_reads, child_writes = ends
             with _start_lock, _signals_held_back(), _bare_main():
                 with _signals_held_back():  # the tracker's start unblocks SIGINT and SIGTERM
-                    _start_quiet_resource_tracker()
+                    resource_tracker.ensure_running()
                 context = _OneSpawn()
                 self._executor = ProcessPoolExecutor(
                     1,

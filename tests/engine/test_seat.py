@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import connection, synchronize
 
 import psutil
 import pytest
@@ -287,3 +288,23 @@ def test_a_child_imports_nothing_heavy(tmp_path, monkeypatch):
     heavy = {"typer", "tqdm", "pydantic", "rich", "dotenv", "click", "pytest", "requests", "json_repair"}
     assert heavy.isdisjoint(modules)
     assert "parallamr_mp.engine.worker" in modules
+
+
+def test_a_seat_makes_no_semaphore(monkeypatch):
+    """One that is shared is kept for ever by who is killed with it, and stays when all are killed."""
+
+    def refuse(*args, **options):
+        raise AssertionError("a semaphore")
+
+    monkeypatch.setattr(synchronize.SemLock, "__init__", refuse)
+    seat = ProcessSeat(_say, ("ready",), name="worker")
+    received = []
+    while not received:
+        assert connection.wait([seat.inbox], 20)
+        received += seat.inbox.read()[0]
+    assert received == ["ready"]
+    assert seat.join(10)
+
+
+def _say(receiver, sender, word):
+    sender.send(word)

@@ -163,8 +163,6 @@ class Arena:
         """Answers that blows may have taken away after the server gave them, at most."""
         self.blows = 0
         """How many of them may have hit one and the same experiment."""
-        self.tracker_killed = False
-        """So was `multiprocessing`'s resource tracker: nobody was left to remove semaphores."""
         self.torn = False
         """The writer was killed, and nobody has cut off yet what it may have been writing."""
 
@@ -306,8 +304,7 @@ class Arena:
         left -= self.inputs | {self.output.parent.name, "results.csv", MANIFEST}
         assert not left, f"left in the folder: {left}"
         assert not os.listdir(self.tmp), f"left in the temporary folder: {os.listdir(self.tmp)}"
-        if not self.tracker_killed:
-            assert not self.semaphores(), f"left in /dev/shm: {self.semaphores()}"
+        assert not self.semaphores(), f"left in /dev/shm: {self.semaphores()}"
 
     def semaphores(self) -> list[str]:
         return [f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if self.mark in name]

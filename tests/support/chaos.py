@@ -297,7 +297,7 @@ def charge(arena: Arena, moment: Moment, who: str) -> None:
         arena.broken += moment.in_flight
         arena.lost += moment.unwritten
         arena.blows += 1
-        arena.torn = arena.tracker_killed = True
+        arena.torn = True
 
 
 def strike(arena: Arena, moment: Moment, who: str, how: str) -> set[int]:
