@@ -66,12 +66,18 @@ def tell(tried: Counter[Scenario]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/chaos")
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--count", type=int)
-    parser.add_argument("--all", action="store_true")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(MAX_SEED))
-    parser.add_argument("--keep", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos",
+        description="Strikes real runs, resumes them, and checks that every row is there once and nothing is left.",
+        epilog="A line for each: held or BROKEN; who was struck, when and how (processes x threads of the run).",
+    )
+    parser.add_argument("--minutes", type=float, metavar="M", help="play scenarios for so long")
+    parser.add_argument("--count", type=int, metavar="C", help="play so many")
+    parser.add_argument("--all", action="store_true", help="play each once, whatever comes of the others")
+    seed = random.SystemRandom().randrange(MAX_SEED)
+    told = "of the first; the next ones count up from it [default: a random one]"
+    parser.add_argument("--seed", type=int, metavar="N", default=seed, help=told)
+    parser.add_argument("--keep", action="store_true", help="keep the folders of good ones, too")
     options = parser.parse_args()
     if sum(map(bool, (options.minutes, options.count, options.all))) != 1:
         parser.error("give one of --minutes, --count and --all")
