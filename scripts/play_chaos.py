@@ -68,8 +68,8 @@ def tell(tried: Counter[Scenario]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/chaos",
-        description="Strikes real runs, resumes them, and checks that every row is there once and nothing is left.",
-        epilog="A line for each: held or BROKEN; who was struck, when and how (processes x threads of the run).",
+        description="Strikes real runs, and checks that every row is there once and nothing is left.",
+        epilog="A line for each: held or BROKEN; who was struck, when and how (processes x threads).",
     )
     parser.add_argument("--minutes", type=float, metavar="M", help="play scenarios for so long")
     parser.add_argument("--count", type=int, metavar="C", help="play so many")
