@@ -105,7 +105,9 @@ def test_a_retry_that_is_due_while_all_threads_are_busy_does_not_make_the_loop_s
         if isinstance(event, events.Pulse) and event.waiting and next(pulses) == 3:
             gate.set()
 
-    run(jobs(2), block, slots=1, threads=1, seen=(release,))
+    # So late that the other job is leased before, however slow the machine is.
+    late = RetryPolicy(base=0.3, uniform=lambda low, high: high)
+    run(jobs(2), block, slots=1, threads=1, seen=(release,), retry=late)
     assert gate.is_set()
     assert len(timeouts) < 50
 
