@@ -21,7 +21,7 @@ from typing import Any
 import requests
 
 from parallamr_mp.errors import OutputError, ProviderError
-from parallamr_mp.models import ChatRequest, Failure, Inputs, Reply, Status
+from parallamr_mp.models import ChatRequest, Failure, Inputs, Reply, Status, Unsaved
 from parallamr_mp.prompts import Template, combine
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.http import make_session
@@ -120,11 +120,14 @@ class Asker:
         characters = len(prompt) + len(system or "")
         return _answered(spec, task, attempt, reply, latency, characters, unfilled, self._hide)
 
-    def rescue(self, values: Sequence[RowResult]) -> None:
+    def rescue(self, unsaved: Sequence[Unsaved]) -> None:
         """Saves rows that may not have reached the results file; `--resume` knows which it has already."""
         # Nobody is left to be told that there is no place.
         with contextlib.suppress(OutputError):
-            for result in values:
+            for each in unsaved:
+                result = each.value
+                if each.failure is not None:
+                    result = unanswered(self._spec, each.payload, each.attempt, each.failure, each.seconds)
                 self._rescue.save(result.record)
         with contextlib.suppress(OutputError):
             self._rescue.sync()

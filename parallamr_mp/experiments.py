@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -31,6 +32,7 @@ from parallamr_mp.text import one_line
 REQUIRED_COLUMNS = ("provider", "model")
 PARAM_PREFIX = "param:"
 STDIN = "-"
+_LONE = re.compile("[\ud800-\udfff]")
 _SPOOL_IN_MEMORY = 8 << 20
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
@@ -312,7 +314,7 @@ def _json_cell(name: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str) and not name.startswith(PARAM_PREFIX):
-        return value
+        return _LONE.sub("\ufffd", value)  # UTF-8 has no place for half a pair
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

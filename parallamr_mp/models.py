@@ -101,3 +101,14 @@ class Failure:
     endpoint: str = ""
     unknown: bool = False
     """Nobody can know whether the work was done and has to be paid for: see `errors.ProviderError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What a call came to, where nobody knows whether that is stored: its parent has died."""
+
+    payload: Any
+    attempt: int
+    value: Any
+    failure: Failure | None
+    seconds: float

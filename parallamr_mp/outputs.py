@@ -181,13 +181,14 @@ class Outputs:
                 hint="Give --resume to take them in, --overwrite to remove them, or choose another -o.",
             )
 
-    def empty(self, inherited: Iterable[str] = ()) -> None:
+    def empty(self) -> None:
         """Empties every output, for `--overwrite`: all of them at once, or a resumed run would find old rows.
 
-        So it would in the answers saved aside, which go as well; `inherited`
-        as in `Past.take_up`. Raises `OutputError`.
+        So it would in the answers saved aside, which go as well: those that are
+        this output's own, for a run that is gone may have saved others' among its.
+        Raises `OutputError`.
         """
-        for path in rescue_files([*self.rescue_places(), *inherited]):
+        for path in rescue_files(self.rescue_places()):
             try:
                 os.unlink(path)
             except OSError as error:
@@ -199,8 +200,11 @@ class Outputs:
                 except OSError as error:
                     raise OutputError(f"{output.path}: cannot be emptied: {error.strerror}") from error
 
-    def check(self, inputs: Iterable[str]) -> None:
-        """Raises `BadInput` for an output that cannot be written or is one of `inputs`. Makes nothing."""
+    def check(self, inputs: Iterable[str], *, rewritten: bool = False) -> None:
+        """Raises `BadInput` for an output that cannot be written or is one of `inputs`. Makes nothing.
+
+        `rewritten`: as a whole, in the end, which is for regular files alone.
+        """
         paths = [output.path for output in self.files if output.path is not None]
         existing = {found: path for path in paths if (found := _file_at(path)) is not None}
         for name in inputs:
@@ -213,6 +217,12 @@ class Outputs:
                 )
         for path in paths:
             if os.path.exists(path):
+                if rewritten and not os.path.isfile(path):
+                    raise BadInput(
+                        "is no regular file: its columns can be made for nobody to see",
+                        file=path,
+                        hint="Without -o, --flatten writes to standard output; or choose another -o.",
+                    )
                 reason = None if os.access(path, os.W_OK) else "Permission denied"
             else:
                 folder = os.path.dirname(path) or "."

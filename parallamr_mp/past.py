@@ -20,11 +20,13 @@ from parallamr_mp.errors import BadInput
 from parallamr_mp.models import Status
 from parallamr_mp.plan import Plan
 from parallamr_mp.rescue import adopt, waiting
-from parallamr_mp.results.rescue_file import rescue_files
+from parallamr_mp.results.rescue_file import rescue_files, rescue_files_of_others
 from parallamr_mp.results.rewrite import relayout
 from parallamr_mp.results.scan import STATUSES, Scan, scan_results
 from parallamr_mp.resume import Matching, cut, drop_rows, match, notices, recognise, replaced
 from parallamr_mp.text import count
+
+_ERROR = STATUSES.index(Status.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Past:
             with contextlib.suppress(BadInput):  # `adopt` tells of it
                 self._relayout(path, scan_results(path, self._plan.columns), None)
         rescued, foreign = adopt(rescues, self._plan.columns, self._asked, scans, self._files)
+        told += _of_others(self._plan)
         told += [f"{path}: rescued answers of no row of this run; they stay there" for path in foreign]
         if rescued:
             told.append(f"{count(rescued, 'answer')} saved aside by an earlier run: taken in")
@@ -114,12 +117,12 @@ class Past:
         for output, scan in zip(self._files, scans, strict=True):
             if scan is not None and self._recognise(scan, output.number) is not None:
                 told += _new_layout(scan, self._plan.columns)
-        rescued = 0
+        saves = []
         for path in rescue_files(self._plan.outputs.rescue_places()):
             with contextlib.suppress(BadInput):
-                saved = scan_results(path, self._plan.columns)
-                self._recognise(saved, None)
-                rescued += waiting(saved, self._asked, scans, self._files)
+                saves.append(scan_results(path, self._plan.columns))
+                self._recognise(saves[-1], None)
+        rescued = waiting(saves, self._asked, scans, self._files)
         return Foresight(scans, self._match(scans), rescued, told)
 
     def _match(self, scans: Sequence[Scan | None]) -> Matching:
@@ -170,7 +173,7 @@ class Past:
             self._written = bytearray(self._plan.survey.experiments)
         index, old = self._lengths[file], self._found.replaces[ordinal]
         self._lengths[file] += 1
-        if status is Status.ERROR and old >= 0 and STATUSES[self._statuses[file][old]] is not Status.ERROR:
+        if status is Status.ERROR and old >= 0 and self._statuses[file][old] != _ERROR:
             self._failed[file].add(index)  # an answer that was paid for gives way to an answer only
         else:
             self._written[ordinal] = 1
@@ -185,10 +188,19 @@ class Past:
             self._files, drops, self._statuses, self._failed, strict=True
         ):
             for index in drop:
-                output.counts[STATUSES[statuses[index]]] -= 1
+                if statuses[index] < len(STATUSES):
+                    output.counts[STATUSES[statuses[index]]] -= 1
             output.counts[Status.ERROR] -= len(failed)
             drop.update(failed)
         drop_rows(drops, self._files)
+
+
+def _of_others(plan: Plan) -> list[str]:
+    """What to tell of answers that another user's run has saved beside the output."""
+    return [
+        f"{path}: answers that another user has saved; to take them in, make the file yours (chown) first"
+        for path in rescue_files_of_others(plan.outputs.rescue_places()[:1])
+    ]
 
 
 def _new_layout(scan: Scan, columns: Sequence[str]) -> list[str]:

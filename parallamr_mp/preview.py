@@ -67,7 +67,7 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
         providers = build_used_providers(plan, config, injected)
         if injected.providers is None:
             close_providers(providers)
-        plan.outputs.check(input_files(config, plan))
+        plan.outputs.check(input_files(config, plan), rewritten=config.flatten)
         outputs = [output for output in plan.outputs.files if output.path is not None]
         existing = sum(output.existed for output in outputs)
         writers = {text for path, _ in plan.outputs.locks() if (text := holder(path)) is not None}

@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 
 from parallamr_mp.errors import BadInput
+from parallamr_mp.models import Status
 from parallamr_mp.outputs import Output
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.results.scan import Scan, complete_records, scan_results
@@ -34,60 +35,79 @@ def adopt(
     this run: they stay. Files of other columns stay, too. Runs in the parent
     before the writer starts. Raises `OutputError`.
     """
-    rescued: dict[tuple[int, int], bytes] = {}
+    saves: list[Scan] = []
     foreign: list[str] = []
-    places = _places(asked)
     for path in files:
         try:
-            found = scan_results(path, columns)
+            saves.append(scan_results(path, columns))
         except BadInput:
             foreign.append(path)
-            continue
-        with open(path, "rb") as stream:
-            records = [record for _, record in complete_records(stream)][1:]
-        for identity, key, record in zip(found.ids, found.rows, records, strict=True):
-            if identity in places:
-                rescued[identity, key] = record
-            elif path not in foreign:
-                foreign.append(path)
-    for scan in scans:
-        if scan is not None and rescued:
-            for present in zip(scan.ids, scan.rows, strict=True):
-                rescued.pop(present, None)
+    rescued, strange = _select(saves, asked, scans)
     by_file: dict[int, list[bytes]] = {}
-    for (identity, _), record in rescued.items():
-        by_file.setdefault(places[identity], []).append(record)
-    for number, records in by_file.items():
-        _append(outputs[number], scans[number], columns, records)
+    for number, saved in enumerate(saves):
+        with open(saved.path, "rb") as stream:
+            records = [record for _, record in complete_records(stream)][1:]
+        for source, index, file in rescued.values():
+            if source == number:
+                by_file.setdefault(file, []).append(records[index])
+    for number, chosen in by_file.items():
+        _append(outputs[number], scans[number], columns, chosen)
+    foreign += [saves[number].path for number in strange]
     for path in files:
         if path not in foreign:
             os.unlink(path)
     return len(rescued), foreign
 
 
-def waiting(saved: Scan, asked: Identities, scans: list[Scan | None], outputs: Sequence[Output]) -> int:
-    """Adds to `scans` what `adopt` would take in of a rescue file; returns how many rows. Touches no file."""
-    places = _places(asked)
-    present = {pair for scan in scans if scan is not None for pair in zip(scan.ids, scan.rows, strict=True)}
-    taken = 0
-    for index, pair in enumerate(zip(saved.ids, saved.rows, strict=True)):
-        if pair in present or pair[0] not in places:
-            continue
-        present.add(pair)
-        number = places[pair[0]]
-        scan = scans[number]
+def waiting(
+    saves: Sequence[Scan], asked: Identities, scans: list[Scan | None], outputs: Sequence[Output]
+) -> int:
+    """Adds to `scans` what `adopt` would take in of rescue files; returns how many rows. Touches no file."""
+    rescued, _ = _select(saves, asked, scans)
+    for source, index, file in rescued.values():
+        saved, scan = saves[source], scans[file]
         if scan is None:
-            scan = scans[number] = Scan(outputs[number].path or "")
+            scan = scans[file] = Scan(outputs[file].path or "")
         scan.ids.append(saved.ids[index])
         scan.rows.append(saved.rows[index])
         scan.cells.append(saved.cells[index])
         scan.statuses.append(saved.statuses[index])
-        taken += 1
-    return taken
+    return len(rescued)
 
 
-def _places(asked: Identities) -> dict[int, int]:
-    return dict(zip(asked.ids, asked.files, strict=True))
+def _select(
+    saves: Sequence[Scan], asked: Identities, scans: Sequence[Scan | None]
+) -> tuple[dict[tuple[int, int], tuple[int, int, int]], set[int]]:
+    """Which rescued rows to take in, by identity and row: (rescue file, index in it, results file).
+
+    A row with the cells of an experiment that now asks something else has its
+    place, too: it is an answer to what was asked before. What the results hold
+    already is left out, but for errors that a rescued answer makes up for. Also
+    returns the rescue files with rows that have no place.
+    """
+    by_pair = dict(zip(zip(asked.ids, asked.keys, strict=True), asked.files, strict=True)) if saves else {}
+    by_id = dict(zip(asked.ids, asked.files, strict=True)) if saves else {}
+    by_cells = dict(zip(asked.cells, asked.files, strict=True)) if saves else {}
+    rescued: dict[tuple[int, int], tuple[int, int, int]] = {}
+    strange: set[int] = set()
+    for source, saved in enumerate(saves):
+        for index, pair in enumerate(zip(saved.ids, saved.rows, strict=True)):
+            file = by_pair.get(pair, by_id.get(pair[0], by_cells.get(saved.cells[index])))
+            if file is None:
+                strange.add(source)
+                continue
+            other = rescued.get(pair)
+            if other is None or saves[other[0]].status(other[1]) is Status.ERROR:
+                rescued[pair] = source, index, file
+    for scan in scans if rescued else ():
+        if scan is None:
+            continue
+        for index, pair in enumerate(zip(scan.ids, scan.rows, strict=True)):
+            if (found := rescued.get(pair)) is not None:
+                failed = saves[found[0]].status(found[1]) is Status.ERROR
+                if failed or scan.status(index) is not Status.ERROR:
+                    del rescued[pair]
+    return rescued, strange
 
 
 def _append(output: Output, scan: Scan | None, columns: tuple[str, ...], records: Sequence[bytes]) -> None:

@@ -54,7 +54,7 @@ class Matching:
     replaces: array[int]
     """By ordinal: the row, by its index in the file, that the new result takes the place of; -1: none."""
     leftovers: list[set[int]]
-    """By file: errors of rows that have a result besides."""
+    """By file: rows that have a newer result besides, which a killed run could not take out."""
     errors: int = 0
     """Of those done, how many are error rows."""
     retried: int = 0
@@ -134,6 +134,7 @@ def match(
     total = len(asked.ids)
     found = Matching(bytearray(total), array("q", [-1]) * total, [set() for _ in scans])
     finished = [Finished(scan) if scan is not None else None for scan in scans]
+    failed = bytearray(total)
     for same_row in (True, False):
         for ordinal in range(total):
             file = finished[asked.files[ordinal]]
@@ -151,7 +152,8 @@ def match(
             else:
                 found.done[ordinal] = 1
                 found.errors += file.is_error(index)
-    _match_changed(asked, scans, finished, found, redo=redo_changed)
+                failed[ordinal] = file.is_error(index)
+    _match_changed(asked, scans, finished, found, failed, redo=redo_changed)
     return found
 
 
@@ -160,37 +162,52 @@ def _match_changed(
     scans: Sequence[Scan | None],
     finished: Sequence[Finished | None],
     found: Matching,
+    failed: bytearray,
     *,
     redo: bool,
 ) -> None:
     by_cells: list[dict[int, list[int]]] = []
-    by_row: list[dict[int, int]] = []
-    """Indexes of results that nobody has claimed, by file; of errors, those by row."""
-    for scan, file in zip(scans, finished, strict=True):
+    errors_by_row: list[dict[tuple[int, int], int]] = []
+    answers_by_row: list[dict[tuple[int, int], int]] = []
+    """Indexes of results that nobody has claimed, by file: by their cells, and by row and cells."""
+    for number, (scan, file) in enumerate(zip(scans, finished, strict=True)):
         by_cells.append({})
-        by_row.append({})
+        errors_by_row.append({})
+        answers_by_row.append({})
         if scan is None or file is None:
             continue
         for index in file.unclaimed():
+            place = scan.rows[index], scan.cells[index]
+            if file.is_superseded(index):
+                found.leftovers[number].add(index)
+                continue
             found.removed += 1
             if file.is_error(index):
-                by_row[-1][scan.rows[index]] = index
+                errors_by_row[-1][place] = index
             else:
+                answers_by_row[-1][place] = index
                 by_cells[-1].setdefault(scan.cells[index], []).append(index)
     if not found.removed:
         return
     for ordinal in range(len(asked.ids)):
-        number = asked.files[ordinal]
-        error = by_row[number].pop(asked.keys[ordinal], -1)
+        number, cells = asked.files[ordinal], asked.cells[ordinal]
+        place = asked.keys[ordinal], cells
+        error = errors_by_row[number].pop(place, -1)
         if error >= 0:
             found.removed -= 1
             if found.done[ordinal] or found.replaces[ordinal] >= 0:
                 found.leftovers[number].add(error)
             else:
                 found.replaces[ordinal] = error
+        same = by_cells[number].get(cells)
         if found.done[ordinal] or found.replaces[ordinal] >= 0:
+            old = answers_by_row[number].get(place, -1) if redo else -1
+            if same and old in same and found.done[ordinal] and not failed[ordinal]:
+                # A run that redid this row was killed before the old answer could go.
+                same.remove(old)
+                found.removed -= 1
+                found.leftovers[number].add(old)
             continue
-        same = by_cells[number].get(asked.cells[ordinal])
         if same:
             found.removed -= 1
             found.changed += 1

@@ -30,7 +30,7 @@ from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSe
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
-from parallamr_mp.errors import BadInput, EngineError, OutputError
+from parallamr_mp.errors import BadInput, EngineError, InputChanged, OutputError
 from parallamr_mp.experiments import Table
 from parallamr_mp.lookups import close_providers, look_up_windows
 from parallamr_mp.outputs import Outputs
@@ -110,6 +110,8 @@ def _run_spooled(
             ) from error
         passed_on = True
         return replace(summary, outputs=())
+    except (EngineError, InputChanged) as error:
+        raise type(error)(f"{error}\n  The results so far are kept in {spool}") from error
     finally:
         if passed_on or not os.path.exists(spool):
             shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +133,7 @@ def _run(
     fresh = not config.resume and not config.overwrite
     if fresh:
         plan.outputs.refuse_existing()
-    plan.outputs.check(input_files(config, plan))
+    plan.outputs.check(input_files(config, plan), rewritten=config.flatten)
     with _locked(plan.outputs, config, bus) as locks:
         plan.outputs.look_again()
         if fresh:
@@ -140,14 +142,14 @@ def _run(
         scans = past.scan() if config.resume else []
         plan.outputs.prepare()
         # Up to here nothing was sent, and nothing written but the lock.
-        inherited = [prefix for lock in locks for prefix in lock.inherited]
-        if config.overwrite:
-            plan.outputs.empty(inherited)
-        if config.resume:
-            for notice in past.take_up(scans, inherited):
-                bus.publish(events.Notice(notice))
         # From here on there is something to leave in order.
         with SignalWatch() as signals:
+            if config.overwrite:
+                plan.outputs.empty()
+            if config.resume:
+                inherited = [prefix for lock in locks for prefix in lock.inherited]
+                for notice in past.take_up(scans, inherited):
+                    bus.publish(events.Notice(notice))
             return _run_locked(
                 config, plan, past, providers, bus, injected, tally, locks, signals, spooled=spooled
             )
@@ -421,5 +423,5 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
             plan.outputs.refuse_existing()
         if config.resume:
             Past(config, plan).scan()
-        plan.outputs.check(input_files(config, plan))
+        plan.outputs.check(input_files(config, plan), rewritten=config.flatten)
         return plan

@@ -26,7 +26,7 @@ from parallamr_mp.plan import Plan
 from parallamr_mp.results.lock import holder
 from parallamr_mp.results.manifest import load_manifest, manifest_path
 from parallamr_mp.results.records import columns_for, decode_record
-from parallamr_mp.results.rescue_file import rescue_files
+from parallamr_mp.results.rescue_file import rescue_files, rescue_files_of_others
 from parallamr_mp.results.scan import Scan, complete_records, row_of, scan_results
 from parallamr_mp.sweep import Injected, make_plan
 from parallamr_mp.text import count
@@ -295,8 +295,11 @@ def _surroundings(outputs: Outputs) -> Iterator[Problem]:
             yield Problem(f"{label}: {owner} is writing to it", "wait for it to end")
         elif os.path.lexists(path):
             yield Problem(f"{label}: the run that wrote it was killed", _RESUME)
-    for path in rescue_files(outputs.rescue_places()):
+    places = outputs.rescue_places()
+    for path in rescue_files(places):
         yield Problem(f"{path}: answers that a run saved aside", "a run with --resume takes them in")
+    for path in rescue_files_of_others(places[:1]):
+        yield Problem(f"{path}: answers that another user has saved", "make the file yours, then --resume")
 
 
 def _is_written(outputs: Outputs) -> bool:

@@ -277,6 +277,25 @@ def test_what_a_killed_run_had_in_flight_is_finished_saved_and_not_asked_again(p
     ]
 
 
+def test_that_a_request_timed_out_is_not_forgotten_with_the_parent(place, server, start):
+    """Nobody knows whether it was paid for, so it is not sent again."""
+    hold_after(server, 20)
+    run = start(*OPTIONS, "--timeout", "3")
+    wait_for_held(server, 28)
+    run.process.kill()
+    server.wait_until(lambda: server.in_flight == 0)
+    assert run.end() == -signal.SIGKILL
+    let_go(server)
+    resumed = place.run(*OPTIONS, "--resume")
+    assert resumed.code == 3, resumed
+    assert len(server.requests) == ROWS
+    rows = place.rows()
+    assert [int(row["row_number"]) for row in rows] == list(ALL)
+    unknown = [row for row in rows if row["status"] == "error"]
+    assert len(unknown) == 8
+    assert all("outcome unknown" in row["error_message"] for row in unknown)
+
+
 def test_however_far_the_writer_was_behind_no_answer_of_a_killed_run_is_lost(place, server, start):
     many = 400
     place.questions(many)

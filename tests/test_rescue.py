@@ -3,7 +3,7 @@
 import os
 
 from parallamr_mp.attempt import Asker, AttemptSpec, RowResult
-from parallamr_mp.models import RESULT_COLUMNS, Inputs, Status
+from parallamr_mp.models import RESULT_COLUMNS, Inputs, Status, Unsaved
 from parallamr_mp.outputs import Output
 from parallamr_mp.rescue import adopt
 from parallamr_mp.results.records import columns_for, decode_record, encode_record
@@ -36,6 +36,7 @@ def asked(*identities, files=None):
     for number, identity in enumerate(identities):
         found.ids.append(identity)
         found.keys.append(row_key(number + 1, 0))
+        found.cells.append(-1 - number)  # unlike those of any record
         found.files.append(files[number] if files else 0)
     return found
 
@@ -53,7 +54,7 @@ def numbers(path):
 
 
 def result(row):
-    return RowResult(record(row, row), Status.OK, "", 0.1, 1, 1, None)
+    return Unsaved(None, 1, RowResult(record(row, row), Status.OK, "", 0.1, 1, 1, None), None, 0.1)
 
 
 def test_a_worker_saves_rows_in_a_file_that_resume_finds(tmp_path):

@@ -452,6 +452,47 @@ def test_a_table_edited_while_a_resumed_run_reads_it_ends_that_run(sweep, monkey
     assert set(sweep.topics()) <= {"a", "b", "c"}
 
 
+def test_an_error_that_has_been_made_up_for_is_nobodys_result(sweep):
+    """Two equal rows; a run was killed that had retried the first."""
+    sweep.run(["a", "a"])
+    first = sweep.content().splitlines(keepends=True)
+    sweep.run(["a"], failing={"a"}, overwrite=True)
+    content = sweep.content()
+    sweep.run(["a"], overwrite=True)
+    answer = sweep.content().partition(b"\n")[2]
+    sweep.replace(content + answer)
+    assert first[0] == content.splitlines(keepends=True)[0]
+    assert sweep.resume(["a", "a"]) == {"a": 1}
+    assert [row["status"] for row in sweep.rows()] == ["ok", "ok"]
+    assert sweep.numbers() == [(1, 0), (2, 0)]
+
+
+def test_old_answers_that_a_killed_run_had_redone_go_with_the_next(sweep):
+    sweep.run(["a", "b"])
+    old = sweep.content()
+    sweep.write_prompt("Tell me more about {{topic}}.")
+    sweep.run(overwrite=True)
+    new = sweep.content().partition(b"\n")[2]
+    sweep.replace(old + new)
+    assert sweep.resume(redo_changed=True) == {}
+    assert sweep.topics() == {"a": 1, "b": 1}
+    assert all("more" in row["output"] for row in sweep.rows())
+
+
+def test_an_error_row_of_a_removed_row_stays_though_its_number_is_another_rows_now(sweep):
+    sweep.run(["a", "b", "c"], failing={"b"})
+    assert sweep.resume(["a", "c"]) == {}
+    assert sweep.topics() == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_status_that_is_none_does_not_keep_a_row_from_being_redone(sweep):
+    sweep.run(["a", "b"])
+    sweep.replace(sweep.content().replace(b",ok,", b",done,"))
+    sweep.write_prompt("Tell me more about {{topic}}.")
+    assert sweep.resume(redo_changed=True, failing={"b"}) == {"a": 1, "b": 1}
+    assert {row["topic"]: row["status"] for row in sweep.rows()} == {"a": "ok", "b": "done"}
+
+
 # --- answers saved aside -----------------------------------------------------------------------
 
 
@@ -475,6 +516,30 @@ def test_without_resume_answers_saved_aside_are_not_asked_for_again(sweep):
     assert sweep.resume() == {}
     assert sweep.topics() == {"a": 1}
     assert not os.path.exists(path)
+
+
+def test_an_answer_saved_aside_makes_up_for_the_error_that_it_was_to_replace(sweep):
+    """As a run leaves it that was killed while it retried."""
+    sweep.run(["a", "b"])
+    content = sweep.content()
+    sweep.run(["a", "b"], failing={"b"}, overwrite=True)
+    with open(f"{sweep.output}.rescue-7.csv", "wb") as stream:
+        stream.write(content)
+    for options in ({"retry_errors": True}, {}):
+        assert sweep.resume(**options) == {}
+        assert sweep.topics() == {"a": 1, "b": 1}
+        assert {row["status"] for row in sweep.rows()} == {"ok"}
+
+
+def test_answers_saved_aside_to_an_earlier_prompt_are_kept_as_those_in_the_file_are(sweep):
+    sweep.run(["a", "b"])
+    path = saved_aside(sweep)
+    sweep.write_prompt("Tell me more about {{topic}}.")
+    assert sweep.resume() == {}
+    assert not os.path.exists(path)
+    assert sweep.topics() == {"a": 1, "b": 1}
+    assert sweep.resume(redo_changed=True) == {"a": 1, "b": 1}
+    assert sweep.topics() == {"a": 1, "b": 1}
 
 
 def test_overwriting_removes_answers_saved_aside(sweep):

@@ -15,27 +15,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+
+from parallamr_mp.engine.messages import Lease, Outcome
+from parallamr_mp.models import Unsaved
 
 
 class Custody:
     """Used by all threads of a worker."""
 
-    def __init__(self, rescue: Callable[[Sequence[Any]], None]) -> None:
-        """`rescue` saves values; called under the lock, so one call at a time."""
+    def __init__(self, rescue: Callable[[Sequence[Unsaved]], None]) -> None:
+        """`rescue` saves outcomes; called under the lock, so one call at a time."""
         self._rescue = rescue
-        self._kept: dict[int, Any] = {}
+        self._kept: dict[int, Unsaved] = {}
         self._orphaned = False
         # Between a value's coming and its being kept or saved there must be no orphaning.
         self._lock = threading.Lock()
 
-    def keep(self, id_: int, value: Any) -> None:
-        """Before it is sent: once it is, the parent may read it and die."""
+    def keep(self, lease: Lease, outcome: Outcome) -> None:
+        """Before it is sent: once it is, the parent may read it and die.
+
+        Failures are not kept, unless nobody knows whether they were paid for:
+        asked again, that would be paid for twice.
+        """
+        if outcome.failure is not None and not outcome.failure.unknown:
+            return
+        unsaved = Unsaved(lease.payload, lease.attempt, outcome.value, outcome.failure, outcome.seconds)
         with self._lock:
             if self._orphaned:
-                self._rescue([value])
+                self._rescue([unsaved])
             else:
-                self._kept[id_] = value
+                self._kept[lease.id] = unsaved
 
     def forget(self, ids: Iterable[int]) -> None:
         """These are stored."""

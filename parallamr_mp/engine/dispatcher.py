@@ -268,13 +268,13 @@ class Dispatcher:
         if failure is not None:
             delay = self._retry.delay(failure, job.attempts, job.key)
             if delay is not None:
+                slot.stored.append(job.id)  # it goes on from here: the worker need not keep what it had
                 # While stopping, the row is left without a result: to be resumed.
                 if self._stop is None:
                     self._schedule.wait(job, self._clock() + delay)
                     self._bus.publish(events.AttemptFailed(job.id, job.label, job.attempts, delay, failure))
                 return
-        else:
-            self._kept_by[job.id] = slot
+        self._kept_by[job.id] = slot
         self._results.accept(job, outcome)
 
     def slot_ready(self, slot: Slot) -> None:

@@ -24,7 +24,7 @@ from parallamr_mp.engine.channels import Receiver, Sender
 from parallamr_mp.engine.custody import Custody
 from parallamr_mp.engine.messages import Lease, Outcome, Ready, Stop
 from parallamr_mp.errors import ProviderError
-from parallamr_mp.models import Failure
+from parallamr_mp.models import Failure, Unsaved
 
 
 class Handler(Protocol):
@@ -34,8 +34,8 @@ class Handler(Protocol):
         """Returns the value. A `ProviderError` becomes a failure; any other exception a final one."""
         ...
 
-    def rescue(self, values: Sequence[Any]) -> None:
-        """Saves what calls have returned: the parent has died, and these may not be stored.
+    def rescue(self, unsaved: Sequence[Unsaved]) -> None:
+        """Saves what calls have come to: the parent has died, and these may not be stored.
 
         Called from any thread, one at a time, also while calls are under way.
         """
@@ -70,8 +70,8 @@ def worker_main(
     def serve() -> None:
         while (lease := leases.get()) is not None and not gone.is_set():
             outcome = attend(handler, lease)
-            if custody is not None and outcome.failure is None:
-                custody.keep(lease.id, outcome.value)
+            if custody is not None:
+                custody.keep(lease, outcome)
             try:
                 sender.send(outcome)
             except OSError:

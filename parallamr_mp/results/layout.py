@@ -58,21 +58,25 @@ def layout_of(path: str, header: Sequence[str], expected: Sequence[str]) -> Layo
     Raises `ColumnsMismatch` when the file is not of this table.
     """
     inputs = len(expected) - len(RESULT_COLUMNS)
-    place = {name: number for number, name in enumerate(header)}
-    at = tuple(place.get(name) for name in expected)
-    extra = tuple(number for number, name in enumerate(header) if name not in expected)
+    first_result = list(header).index(RESULT_COLUMNS[0]) if RESULT_COLUMNS[0] in header else len(header)
+    # What stands before the results is the input's; behind them, a column of `--flatten` may bear any name.
+    before = {name: number for number, name in enumerate(header[:first_result])}
+    behind = {name: number for number, name in reversed(list(enumerate(header))) if number >= first_result}
+    at = tuple((before if number < inputs else behind).get(name) for number, name in enumerate(expected))
+    extra = tuple(
+        number for number, name in enumerate(header) if number >= first_result and name not in expected
+    )
     layout = Layout(len(header), at, extra, inputs)
-    if layout.fits:
+    if tuple(header[: len(expected)]) == tuple(expected):
         return layout
-    first_result = place.get("status", len(header))
     present = [name for name in header[first_result:] if name in RESULT_COLUMNS]
     good = (
-        len(place) == len(header)
+        len(before) == first_result
         and present in (list(RESULT_COLUMNS), list(ORIGINAL_COLUMNS))
-        and "provider" in place
-        and "model" in place
-        # What stands before the results is the input's, and has to be in the table still.
-        and all(name in expected[:inputs] for name in header[:first_result])
+        and "provider" in before
+        and "model" in before
+        # These have to be in the table still.
+        and all(name in expected[:inputs] for name in before)
     )
     if not good:
         _refuse(path, header, expected)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import json
 import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import orjson
+from dataclasses import asdict, dataclass, field
 
 from parallamr_mp.errors import BadInput, OutputLocked
 
@@ -44,6 +43,8 @@ class Owner:
     """For how long at most, in seconds."""
     rescue: str = ""
     """How the paths of the files begin in which they would save their answers."""
+    space: str = ""
+    """The namespace of its process numbers: in another container the same number is another process."""
 
 
 class OutputLock:
@@ -60,7 +61,14 @@ class OutputLock:
         """Where the processes of dead runs have saved answers whose lock this one has taken over."""
         self._held = False
         self._owner = Owner(
-            socket.gethostname(), _boot(), os.getpid(), birth_of(os.getpid()) or "", [], grace, rescue
+            socket.gethostname(),
+            _boot(),
+            os.getpid(),
+            birth_of(os.getpid()) or "",
+            [],
+            grace,
+            rescue,
+            _pid_space(),
         )
 
     def acquire(self, tell: Callable[[str], None]) -> None:
@@ -111,9 +119,12 @@ class OutputLock:
         self._owner.children.append((pid, birth_of(pid) or ""))
         draft = self._draft()
         with contextlib.suppress(OSError):
-            with open(draft, "wb") as stream:
-                stream.write(orjson.dumps(self._owner))
-            os.replace(draft, self.path)
+            try:
+                with open(draft, "wb") as stream:
+                    stream.write(_encoded(self._owner))
+                os.replace(draft, self.path)
+            except OSError:
+                os.unlink(draft)
 
     def _draft(self) -> str:
         """A name that nobody else uses, and that tells whose the file is."""
@@ -125,7 +136,7 @@ class OutputLock:
         try:
             os.makedirs(os.path.dirname(draft) or ".", exist_ok=True)
             with open(draft, "wb") as stream:
-                stream.write(orjson.dumps(self._owner))
+                stream.write(_encoded(self._owner))
             try:
                 os.link(draft, path)
             except FileExistsError:
@@ -136,7 +147,7 @@ class OutputLock:
                 except FileExistsError:
                     return False
                 with os.fdopen(fd, "wb") as stream:
-                    stream.write(orjson.dumps(self._owner))
+                    stream.write(_encoded(self._owner))
             return True
         except OSError as error:
             raise BadInput(
@@ -203,10 +214,15 @@ class OutputLock:
                 os.unlink(self.path)
 
 
+def _encoded(owner: Owner) -> bytes:
+    # Unlike orjson, json writes paths that are no UTF-8 (as surrogates, which it reads again).
+    return json.dumps(asdict(owner)).encode()
+
+
 def _owner_of(path: str) -> Owner | None:
     try:
         with open(path, "rb") as stream:
-            return Owner(**orjson.loads(stream.read()))
+            return Owner(**json.loads(stream.read()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):
@@ -238,6 +254,8 @@ def _may_live(owner: Owner) -> bool:
         return True
     if owner.boot and owner.boot != _boot():
         return False
+    if owner.space != _pid_space():
+        return True
     return _is_alive(owner.pid, owner.born)
 
 
@@ -250,6 +268,13 @@ def _is_alive(pid: int, born: str) -> bool:
         pass
     now = birth_of(pid)
     return now != _ENDED and (not born or not now or now == born)
+
+
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _boot() -> str:

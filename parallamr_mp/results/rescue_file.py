@@ -108,4 +108,17 @@ def _is_ours(path: str) -> bool:
 def rescue_files(places: Iterable[str]) -> list[str]:
     """The rescue files that wait to be taken in: this user's own, by how their paths begin."""
     found = {path for place in places if place for path in glob.glob(f"{glob.escape(place)}*.csv")}
-    return sorted(path for path in found if _is_ours(path))
+    return sorted(path for path in found if _is_ours_still(path))
+
+
+def rescue_files_of_others(places: Iterable[str]) -> list[str]:
+    """Those that another user has saved: they have to be told of, for they cannot be taken in unasked."""
+    found = {path for place in places if place for path in glob.glob(f"{glob.escape(place)}*.csv")}
+    return sorted(path for path in found if os.path.isfile(path) and not _is_ours_still(path))
+
+
+def _is_ours_still(path: str) -> bool:
+    try:
+        return _is_ours(path)
+    except FileNotFoundError:  # another run has just taken it in
+        return False

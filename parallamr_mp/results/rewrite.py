@@ -44,6 +44,8 @@ def replacing(path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
         # Of a run that was killed while it rewrote: whoever rewrites holds the lock.
         with contextlib.suppress(OSError):
             os.unlink(stale)
+    if os.path.lexists(real) and not os.path.isfile(real):
+        raise OutputError(f"{path}: is no regular file, and is not replaced by one")
     try:
         # 40 characters are at most 160 bytes: with what is added, the name fits where the old one just did.
         fd, temporary = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)

@@ -68,6 +68,11 @@ class Scan:
         """Rows by status; without those whose status is none."""
         return {status.value: self.statuses.count(code) for code, status in enumerate(STATUSES)}
 
+    def status(self, index: int) -> Status | None:
+        """The status of a row; None for a word that is none."""
+        code = self.statuses[index]
+        return STATUSES[code] if code < len(STATUSES) else None
+
     @property
     def torn(self) -> int:
         """Bytes behind the last complete record."""
@@ -207,6 +212,15 @@ class Finished:
             "Q", sorted(range(len(ids)), key=lambda i: (ids[i] << 64 | rows[i]) << 1 | errors[i])
         )
         self._claimed = bytearray(len(ids))
+        self._superseded = bytearray(len(ids))
+        """Errors beside a result of the same row, as a run leaves them that was killed while it retried."""
+        before = None
+        for index in self._order:
+            pair = ids[index], rows[index]
+            if errors[index] and pair == before:
+                self._superseded[index] = 1
+            elif not errors[index]:
+                before = pair
         self._next_free: dict[int, int] = {}
 
     def claim_same_row(self, identity: int, row: int) -> int | None:
@@ -217,7 +231,7 @@ class Finished:
             index = self._order[at]
             if self._ids[index] != identity or self._rows[index] != row:
                 return None
-            if not self._claimed[index]:
+            if not self._claimed[index] and not self._superseded[index]:
                 self._claimed[index] = 1
                 return index
             at += 1
@@ -231,16 +245,21 @@ class Finished:
         while at < len(self._order) and self._ids[self._order[at]] == identity:
             index = self._order[at]
             at += 1
-            if not self._claimed[index]:
+            if not self._claimed[index] and not self._superseded[index]:
                 self._claimed[index] = 1
                 # Without this note a table of equal rows would cost a walk over
-                # all of them for each.
+                # all of them for each, as would the many that find none.
                 self._next_free[identity] = at
                 return index
+        self._next_free[identity] = at
         return None
 
     def is_error(self, index: int) -> bool:
         return bool(self._errors[index])
+
+    def is_superseded(self, index: int) -> bool:
+        """An error whose row has a result besides: nobody can claim it."""
+        return bool(self._superseded[index])
 
     def unclaimed(self) -> Iterator[int]:
         """Indexes in the file of results that no row of this run has claimed."""

@@ -7,19 +7,39 @@ from parallamr_mp.engine.custody import Custody
 from parallamr_mp.engine.messages import Lease, Outcome, Ready
 from parallamr_mp.engine.seat import ThreadSeat
 from parallamr_mp.engine.worker import worker_main
+from parallamr_mp.models import Failure, Unsaved
+
+
+def kept(id_, failure=None):
+    return Lease(id_, 1, f"payload {id_}"), Outcome(id_, f"value {id_}", failure)
+
+
+def unsaved(id_):
+    return Unsaved(f"payload {id_}", 1, f"value {id_}", None, 0.0)
+
+
+def test_of_failures_only_those_are_kept_that_may_have_been_paid_for():
+    saved = []
+    custody = Custody(saved.extend)
+    unknown = kept(2, Failure("timeout", "no answer in time", unknown=True))
+    for outcome in (kept(1, Failure("server", "busy", retryable=True)), unknown):
+        custody.keep(*outcome)
+    custody.orphaned()
+    custody.keep(*kept(3, Failure("auth", "wrong key")))
+    assert [each.failure for each in saved] == [unknown[1].failure]
 
 
 def test_what_is_not_stored_is_saved_when_the_parent_dies_and_what_comes_then_at_once():
     saved = []
     custody = Custody(saved.append)
     for id_ in range(5):
-        custody.keep(id_, f"value {id_}")
+        custody.keep(*kept(id_))
     custody.forget([1, 3, 77])
     custody.orphaned()
-    assert saved == [["value 0", "value 2", "value 4"]]
-    custody.keep(5, "late")
+    assert saved == [[unsaved(0), unsaved(2), unsaved(4)]]
+    custody.keep(*kept(5))
     custody.orphaned()
-    assert saved[1:] == [["late"]]
+    assert saved[1:] == [[unsaved(5)]]
 
 
 def test_a_value_that_comes_while_the_others_are_saved_is_saved_as_well():
@@ -32,18 +52,18 @@ def test_a_value_that_comes_while_the_others_are_saved_is_saved_as_well():
         saved.extend(values)
 
     custody = Custody(rescue)
-    custody.keep(1, "kept")
+    custody.keep(*kept(1))
 
     def keep():
         assert saving.wait(10)
         come.set()
-        custody.keep(2, "late")
+        custody.keep(*kept(2))
 
     keeper = threading.Thread(target=keep)
     keeper.start()
     custody.orphaned()
     keeper.join(10)
-    assert saved == ["kept", "late"]
+    assert saved == [unsaved(1), unsaved(2)]
 
 
 class Handler:
@@ -53,8 +73,8 @@ class Handler:
     def __call__(self, payload, attempt):
         return payload
 
-    def rescue(self, values):
-        self._saved.extend(values)
+    def rescue(self, outcomes):
+        self._saved.extend(each.value for each in outcomes)
 
     def close(self):
         pass

@@ -185,14 +185,19 @@ claims = st.lists(st.tuples(st.booleans(), identities, few), max_size=30)
 @given(results, claims)
 def test_claims_take_each_result_once_and_find_one_while_there_is_one(rows, claims):
     file, left = finished(rows), set(range(len(rows)))
+    answered = {row[:2] for row in rows if not row[2]}
+    superseded = {index for index, row in enumerate(rows) if row[2] and row[:2] in answered}
     for same_row, identity, row in claims:
         index = file.claim_same_row(identity, row) if same_row else file.claim_any(identity)
-        fitting = {i for i in left if rows[i][0] == identity and (not same_row or rows[i][1] == row)}
+        fitting = {
+            i for i in left - superseded if rows[i][0] == identity and (not same_row or rows[i][1] == row)
+        }
         assert index in fitting if fitting else index is None
         left.discard(index)
         assert set(file.unclaimed()) == left
     for index, (_, _, error) in enumerate(rows):
         assert file.is_error(index) == error
+        assert file.is_superseded(index) == (index in superseded)
 
 
 @given(st.lists(st.tuples(few, few), max_size=12), st.lists(st.tuples(few, few), max_size=12))
@@ -222,7 +227,7 @@ class Counting(list):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("kind", ["same rows", "other rows"])
+@pytest.mark.parametrize("kind", ["same rows", "other rows", "none left"])
 def test_claiming_equal_identities_costs_a_constant_number_of_looks_each(kind):
     def looks_each(size: int) -> float:
         file = finished([(7, row, False) for row in range(size)])
@@ -233,7 +238,8 @@ def test_claiming_equal_identities_costs_a_constant_number_of_looks_each(kind):
         if shift:
             found = [file.claim_any(7) for _ in range(size)]
         assert sorted(found) == list(range(size))
-        assert file.claim_any(7) is None
+        for _ in range(size if kind == "none left" else 1):
+            assert file.claim_any(7) is None
         return Counting.looked / size
 
     small, large = looks_each(2_000), looks_each(20_000)
