@@ -18,7 +18,7 @@ from parallamr_mp.errors import BadInput, OutputError, OutputExists
 from parallamr_mp.experiments import Experiment
 from parallamr_mp.models import Status
 from parallamr_mp.prompts import PathTemplate
-from parallamr_mp.results.rescue_file import rescue_files
+from parallamr_mp.results.rescue_file import rescue_files, state_folder
 
 _LONGEST_NAME = 230
 """Bytes of a file name that leave room for the lock's ending and its draft's."""
@@ -160,7 +160,9 @@ class Outputs:
             return ()
         beside = f"{locks[0][0].removesuffix('.lock')}.rescue-"
         mark = blake2b(os.path.realpath(beside).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        return beside, os.path.join(tempfile.gettempdir(), f"parallamr-mp-{mark}.rescue-")
+        # The user's own folder outlasts the temporary one, which a batch system may remove with the job.
+        elsewhere = dict.fromkeys([state_folder(), tempfile.gettempdir(), "/tmp", "/var/tmp"])  # noqa: S108
+        return beside, *(os.path.join(folder, f"parallamr-mp-{mark}.rescue-") for folder in elsewhere)
 
     def refuse_existing(self) -> None:
         """Raises `OutputExists` when a file that holds something would be written to.

@@ -628,3 +628,61 @@ def test_a_failure_of_all_rows_is_told_once_while_running_and_counted_in_the_end
     assert re.match(r".*row \d+: error: .*\(told once for all rows\)", told[0])
     assert re.match(r" +20 error: ", told[1])
     assert {row["status"] for row in place.rows()} == {"error"}
+
+
+# --- what is no file ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_only_a_regular_file_is_replaced_by_its_flattened_self(place, server, kind):
+    place.questions(2)
+    path = place.folder / "results.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    done = place.run("-o", "results.csv", *FEW, "--flatten")
+    assert done.code == 2, done
+    assert "results.csv: is no regular file" in done.stderr
+    assert server.requests == []
+    assert not path.is_file()
+
+
+def test_half_a_pair_in_a_table_is_a_character_that_cannot_be_read(place, server):
+    place.write("t.jsonl", '{"provider":"openai","model":"fake-small","id":"1\\ud800"}\n')
+    done = place.run("-e", "t.jsonl", "-o", "results.csv", *FEW)
+    assert done.code == 0, done
+    assert [row["id"] for row in place.rows()] == ["1\ufffd"]
+
+
+# --- answers that somebody else has saved ------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_answers_that_another_user_has_saved_are_told_of(place):
+    place.questions(2)
+    assert place.run("-o", "results.csv", *FEW).code == 0
+    rescue = place.folder / "results.csv.rescue-7.csv"
+    rescue.write_bytes((place.folder / "results.csv").read_bytes())
+    os.chown(rescue, 12345, -1)
+    resumed = place.run("-o", "results.csv", *FEW, "--resume")
+    assert "results.csv.rescue-7.csv: answers that another user has saved" in resumed.stderr
+    assert rescue.exists()
+    assert run_cli(place.folder, "verify", "results.csv", env=place.env).code == 3
+
+
+def test_overwriting_one_file_leaves_what_others_have_saved(place, server):
+    place.table([{"provider": "openai", "model": f"fake-{size}", "id": size} for size in ("small", "large")])
+    server.behave(stall())
+    with running(place, "-o", "o/{{model}}.csv", *FEW) as process:
+        server.wait_until(lambda: server.in_flight == 2)
+        process.kill()
+        process.wait(10)
+    server.behave(answer())
+    server.release_all()
+    server.wait_until(lambda: server.in_flight == 0)
+    small = next((place.folder / "o").glob("fake-small*.csv"))
+    place.table([{"provider": "openai", "model": "fake-small", "id": "other"}], "one.csv")
+    assert place.run("-o", small, "-e", "one.csv", "--overwrite", *FEW).code == 0
+    assert place.run("-o", "o/{{model}}.csv", "--resume", *FEW).code == 0
+    assert server.counts() == {"small": 1, "large": 1, "other": 1}

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from support.behaviours import answer, stall, status
-from support.cli import Place
+from support.cli import Place, run_cli
 
 from parallamr_mp import create_experiment_runner
 from parallamr_mp.errors import OutputError
@@ -178,3 +178,37 @@ def test_it_takes_its_place_in_one_step_and_leaves_no_draft(tmp_path):
     assert load_manifest(results) == {"runs": [], "old": False}
     assert [path.name for path in tmp_path.iterdir()] == [os.path.basename(manifest_path(results))]
     assert not stale.exists()
+
+
+def test_it_is_beside_the_file_whatever_link_leads_there(place):
+    (place.folder / "d").mkdir()
+    (place.folder / "link.csv").symlink_to("d/real.csv")
+    assert place.run("-o", "d/real.csv", *FEW, "--limit", "1").code == 0
+    assert place.run("-o", "link.csv", *FEW, "--resume").code == 0
+    assert len(manifest(place, "d/real.csv")["runs"]) == 2
+    assert not (place.folder / "link.csv.manifest.json").exists()
+
+
+def test_a_name_without_room_for_it_has_none_and_is_whole(place):
+    name = "n" * 245 + ".csv"
+    done = place.run("-o", name, *FEW)
+    assert done.code == 0, done
+    assert "no manifest" in done.stderr
+    assert run_cli(place.folder, "verify", name, env=place.env).code == 0
+
+
+def test_a_name_that_is_no_utf8_is_a_name(place):
+    name = os.fsdecode(b"r\xff.csv")
+    done = place.run("-o", name, *FEW)
+    assert done.code == 0, done
+    assert manifest(place, name)["rows"]["ok"] == 4
+    assert run_cli(place.folder, "verify", name, env=place.env).code == 0
+
+
+@pytest.mark.parametrize("broken", ['{"runs":["x"]}', '{"runs":[{"totals":[1]}]}'])
+def test_resuming_does_not_need_it(place, broken):
+    assert place.run("-o", "results.csv", *FEW).code == 0
+    place.write("results.csv.manifest.json", broken)
+    assert run_cli(place.folder, "verify", "results.csv", env=place.env).code == 3
+    assert place.run("-o", "results.csv", *FEW, "--resume").code == 0
+    assert run_cli(place.folder, "verify", "results.csv", env=place.env).code == 0

@@ -23,7 +23,7 @@ LIMIT = 8192
 @pytest.fixture
 def place(tmp_path, server):
     (tmp_path / "tmp").mkdir()
-    place = Place(tmp_path, server, TMPDIR=str(tmp_path / "tmp"))
+    place = Place(tmp_path, server, TMPDIR=str(tmp_path / "tmp"), XDG_STATE_HOME=str(tmp_path / "state"))
     place.questions(ROWS)
     return place
 
@@ -84,7 +84,7 @@ def test_requests_in_flight_when_the_output_goes_are_finished_and_kept(place, se
     asked = len(server.requests)
     # The folder is gone, so there is no place beside the file.
     (saved,) = rescued(place)
-    assert saved.parent.name == "tmp"
+    assert saved.parts[:2] == ("state", "parallamr-mp")
     assert len(read_rows(place.folder / saved)) == asked - 4
     (place.folder / "out").mkdir()
     resumed = place.run("-o", "out/results.csv", *FEW, "--resume")
@@ -92,6 +92,24 @@ def test_requests_in_flight_when_the_output_goes_are_finished_and_kept(place, se
     assert_whole(place)
     # Those that were in the removed file went with it.
     assert len(server.requests) == ROWS + 4
+
+
+def test_answers_in_the_temporary_folder_are_found_when_that_is_another_by_then(place, server):
+    """Every job of a batch system has its own. So /tmp itself is looked into as well."""
+    place.write("state", "in the way")
+    server.behave(lambda request: stall() if int(request.experiment) > 4 else answer())
+    with place.start("-o", "out/results.csv", *FEW, TMPDIR="/tmp") as process:
+        server.wait_until(lambda: server.in_flight == 8)
+        shutil.rmtree(place.folder / "out")
+        server.behave(answer())
+        server.release_all()
+        _, stderr = process.communicate(timeout=20)
+    assert b"saved in /tmp/parallamr-mp-" in stderr, stderr
+    asked = len(server.requests)
+    resumed = place.run("-o", "out/results.csv", *FEW, "--resume")
+    assert resumed.code == 0, resumed
+    assert f"{asked - 4} answers saved aside" in resumed.stderr
+    assert_whole(place)
 
 
 class FullAfter(Results):

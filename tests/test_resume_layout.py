@@ -187,6 +187,19 @@ def test_columns_of_flattened_answers_stay_behind_the_others(sweep):
     assert sweep.column("a") == ["1"] * 5
 
 
+def test_a_new_column_is_not_taken_for_one_of_flattened_answers(sweep):
+    old_table(sweep)
+    sweep.run(flatten=True)
+    assert sweep.read()[0][-1] == "a"
+    new_table(sweep, name="a")
+    assert not sweep.resume(flatten=True)
+    header, _ = sweep.read()
+    assert header == ["provider", "a", "model", "topic", *RESULT_COLUMNS, "json_a"]
+    assert sweep.column("a") == [f"7{number}" for number in range(len(TOPICS))]
+    assert sweep.column("json_a") == ["1"] * 5
+    assert not sweep.resume(flatten=True)
+
+
 def test_answers_saved_aside_before_the_column_came_are_taken_in(sweep):
     old_table(sweep)
     sweep.run()

@@ -1,4 +1,4 @@
-"""Where answers go that cannot get into their results file: beside it, else into the temporary folder.
+"""Where answers go that cannot get into their results file: beside it, or where programs keep their state.
 
     orphaned worker  ─┐
                       ├─► RescueFile ─► PLACE + pid + .csv ─► taken in by `--resume`
@@ -86,6 +86,8 @@ def _claim(path: str) -> bool:
     The temporary folder is everybody's: a file or link with this name may be a
     trap. One of our own is of an earlier process with the same number.
     """
+    if os.path.dirname(path) == state_folder():
+        os.makedirs(state_folder(), mode=0o700, exist_ok=True)
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
@@ -103,6 +105,12 @@ def _remove(path: str) -> None:
 def _is_ours(path: str) -> bool:
     found = os.lstat(path)
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def state_folder() -> str:
+    """Where programs keep what outlasts them (XDG Base Directory Specification): a folder of our own."""
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser(os.path.join("~", ".local", "state"))
+    return os.path.join(home, "parallamr-mp")
 
 
 def rescue_files(places: Iterable[str]) -> list[str]:

@@ -88,6 +88,13 @@ def test_a_lock_of_another_host_is_never_taken(path):
         lock(path).acquire(print)
 
 
+def test_a_lock_of_another_container_is_never_taken(path):
+    """Of the same host and boot, but with process numbers of its own."""
+    owned(path, pid=ended(), space="pid:[1]")
+    with pytest.raises(OutputLocked, match="is writing this output"):
+        lock(path).acquire(print)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": 1, "more": 2}'])
 def test_a_lock_file_that_cannot_be_read_is_nobodys_to_remove(path, content):
     with open(path, "wb") as stream:

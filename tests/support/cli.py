@@ -80,7 +80,7 @@ def run_cli(
         timeout=_RUN_S,
         check=False,
     )
-    return Done(finished.returncode, finished.stdout.decode(), finished.stderr.decode())
+    return Done(finished.returncode, os.fsdecode(finished.stdout), os.fsdecode(finished.stderr))
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
