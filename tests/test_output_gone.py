@@ -62,7 +62,7 @@ def test_answers_that_a_full_disk_did_not_take_are_saved_and_taken_in(place, ser
     written = (place.folder / "out/results.csv").read_bytes()
     assert written.endswith(b"\n")
     before = len(read_rows(place.folder / "out/results.csv"))
-    assert 0 < before < len(server.requests) <= before + 2 * 8
+    assert 0 < before < len(server.requests)
     asked = len(server.requests)
     resumed = place.run("-o", "out/results.csv", *FEW, "--resume")
     assert resumed.code == 0, resumed

@@ -116,7 +116,9 @@ class Scene(Place):
         return done
 
     def asked(self, *options):
-        return self.checked(*self.job("-o", "results.csv", "--max-retries", "0", *options))
+        """Runs the table; in threads unless told otherwise: the same is said, and processes are slow."""
+        procs = () if "--procs" in options else ("--procs", "0")
+        return self.checked(*self.job("-o", "results.csv", "--max-retries", "0", *procs, *options))
 
 
 def leaks(data):
@@ -194,7 +196,9 @@ RULES = {
 
 
 @pytest.mark.parametrize(
-    "options", [("-v", "--flatten"), ("--display", "bar"), ("--procs", "0", "-v")], ids=" ".join
+    "options",
+    [("--procs", "2", "-v", "--flatten"), ("--procs", "1", "--display", "bar"), ("--procs", "0", "-v")],
+    ids=" ".join,
 )
 def test_answers_leave_no_secret(scene, server, options):
     server.behave(answer('{"a": 1}'))

@@ -131,8 +131,7 @@ def test_a_killed_run_is_told_with_and_without_a_table(place, server):
         finally:
             process.kill()
         process.wait(10)
-        server.release_all()
-        server.wait_until(lambda: server.in_flight == 0)
+        server.wait_until(lambda: server.in_flight == 0)  # its worker is gone, too
     for options in (("results.csv",), ("results.csv", *TABLE)):
         text = assert_not(place, "was killed", *options)
         assert "the last run was killed" in text
