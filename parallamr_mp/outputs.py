@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -128,25 +128,23 @@ class Outputs:
             if output.path is not None:
                 output.existed = _holds_something(output.path)
 
-    def locks(self) -> list[tuple[str, str]]:
+    def locks(self) -> Iterator[tuple[str, str]]:
         """The locks of a run, as (lock file, what it stands for): each beside the file itself.
 
         The first names the run's rescue files. Nothing to lock: standard
         output, a pipe, a device.
         """
-        found = []
         if self._template is not None and self.templated:
-            found.append((self._run_lock(self._template.folder), self.label))
+            yield self._run_lock(self._template.folder), self.label
         for output in self.files:
             path = output.path
             if path is None or (os.path.exists(path) and not os.path.isfile(path)):
                 continue
             real = os.path.realpath(path)
             if len(os.fsencode(os.path.basename(real))) <= _LONGEST_NAME:
-                found.append((f"{real}.lock", path))
+                yield f"{real}.lock", path
             else:
-                found.append((self._run_lock(os.path.dirname(real), real), path))
-        return found
+                yield self._run_lock(os.path.dirname(real), real), path
 
     def _run_lock(self, folder: str, name: str | None = None) -> str:
         text = name or (self._template.text if self._template is not None else "")
@@ -155,10 +153,10 @@ class Outputs:
 
     def rescue_places(self) -> tuple[str, ...]:
         """Where answers are saved that cannot get into their file, best first; see `RescueFile`."""
-        locks = self.locks()
-        if not locks:
+        first = next(self.locks(), None)
+        if first is None:
             return ()
-        beside = f"{locks[0][0].removesuffix('.lock')}.rescue-"
+        beside = f"{first[0].removesuffix('.lock')}.rescue-"
         mark = blake2b(os.path.realpath(beside).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         # The user's own folder outlasts the temporary one, which a batch system may remove with the job.
         elsewhere = dict.fromkeys([state_folder(), tempfile.gettempdir(), "/tmp", "/var/tmp"])  # noqa: S108

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from parallamr_mp.config import RunConfig, check
 from parallamr_mp.errors import BadInput, OutputError
 from parallamr_mp.experiments import Table
-from parallamr_mp.models import ORIGINAL_COLUMNS, RESULT_COLUMNS, Status
+from parallamr_mp.models import RESULT_COLUMNS, Status
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
@@ -208,10 +208,7 @@ def _inconsistent(path: str, scan: Scan) -> Iterator[Problem]:
     layout = scan.layout
     if layout is None:
         return
-    names = RESULT_COLUMNS if not layout.original else ORIGINAL_COLUMNS
-    place = {
-        name: at for name, at in zip(RESULT_COLUMNS, layout.at[layout.inputs :], strict=True) if name in names
-    }
+    place = dict(zip(RESULT_COLUMNS, layout.at[layout.inputs :], strict=True))
     found: dict[str, list[int]] = {}
     with open(path, "rb") as stream:
         records = complete_records(stream)

@@ -30,6 +30,7 @@ from parallamr_mp.errors import EngineError, OutputError, ParallamrError
 from parallamr_mp.models import Failure
 from parallamr_mp.policy.retry import RetryPolicy
 from parallamr_mp.policy.schedule import Job, Schedule
+from parallamr_mp.text import count
 
 MAX_DEATHS = 3
 """Workers that may die on one job before it becomes an error."""
@@ -450,7 +451,7 @@ class Dispatcher:
     def _tell_of_given_up(self) -> None:
         number = self._given_up + sum(len(slot.held) for slot in self._slots)
         if number:
-            requests = "1 request" if number == 1 else f"{number} requests"
+            requests = count(number, "request")
             self._bus.publish(
                 events.Notice(f"{requests} in flight given up: the provider may charge for what it was doing")
             )

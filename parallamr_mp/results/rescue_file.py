@@ -56,6 +56,7 @@ class RescueFile:
     def _open(self) -> IncrementalCSVWriter:
         while self._places:
             path = f"{self._places[0]}{os.getpid()}.csv"
+            self._made = False  # or what lies in wait here would be removed as if it were ours
             try:
                 self._made = _claim(path)
                 self._writer = IncrementalCSVWriter(path, self._columns)
@@ -115,14 +116,16 @@ def state_folder() -> str:
 
 def rescue_files(places: Iterable[str]) -> list[str]:
     """The rescue files that wait to be taken in: this user's own, by how their paths begin."""
-    found = {path for place in places if place for path in glob.glob(f"{glob.escape(place)}*.csv")}
-    return sorted(path for path in found if _is_ours_still(path))
+    return sorted(path for path in _found(places) if _is_ours_still(path))
 
 
 def rescue_files_of_others(places: Iterable[str]) -> list[str]:
     """Those that another user has saved: they have to be told of, for they cannot be taken in unasked."""
-    found = {path for place in places if place for path in glob.glob(f"{glob.escape(place)}*.csv")}
-    return sorted(path for path in found if os.path.isfile(path) and not _is_ours_still(path))
+    return sorted(path for path in _found(places) if os.path.isfile(path) and not _is_ours_still(path))
+
+
+def _found(places: Iterable[str]) -> set[str]:
+    return {path for place in places if place for path in glob.glob(f"{glob.escape(place)}*.csv")}
 
 
 def _is_ours_still(path: str) -> bool:

@@ -94,6 +94,29 @@ def test_a_link_that_lies_in_wait_is_not_followed_and_not_taken_in(tmp_path):
     assert rescue_files([place(tmp_path)]) == []
 
 
+def test_what_lies_in_wait_in_the_next_place_is_left_there_when_the_first_has_filled_up(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "full").mkdir()
+    target = tmp_path / "precious"
+    target.write_bytes(b"")
+    own(tmp_path).symlink_to(target)
+    write, rows = IncrementalCSVWriter.write_record, []
+
+    def stingy(self, record):
+        rows.append(record)
+        if len(rows) > 1:
+            raise OutputError("No space left on device")
+        return write(self, record)
+
+    monkeypatch.setattr(IncrementalCSVWriter, "write_record", stingy)
+    rescue = RescueFile([place(tmp_path / "full"), place(tmp_path)], COLUMNS)
+    rescue.save(ROW)
+    with pytest.raises(OutputError, match="no place"):
+        rescue.save(ROW)
+    assert own(tmp_path).is_symlink()
+
+
 def test_a_rescue_file_is_for_its_owner_alone(tmp_path):
     rescue = RescueFile([place(tmp_path)], COLUMNS)
     rescue.save(ROW)
