@@ -88,7 +88,7 @@ class Asker:
 
     def __init__(self, spec: AttemptSpec) -> None:
         self._spec = spec
-        self._providers: dict[str, Provider] = dict(spec.providers or {})
+        self._providers = {(name, ""): provider for name, provider in (spec.providers or {}).items()}
         self._session = spec.session
         self._own_session = spec.session is None
         # Two threads must not build the same provider, nor two sessions.
@@ -97,8 +97,11 @@ class Asker:
         # Our own providers show no secrets. What a plug-in's exceptions quote is not known.
         self._hide = redactor(environment_secrets(os.environ))
 
-    def __call__(self, task: RowTask, attempt: int) -> RowResult:
-        """Asks once. Raises `ProviderError`, whatever the provider raises, when there is no answer."""
+    def __call__(self, task: RowTask, attempt: int, route: str) -> RowResult:
+        """Asks once, at the base URL `route` where there is a choice.
+
+        Raises `ProviderError`, whatever the provider raises, when there is no answer.
+        """
         spec = self._spec
         inputs = task.inputs or spec.inputs
         if inputs is None:
@@ -108,7 +111,7 @@ class Asker:
         request = ChatRequest(task.model, prompt, system, task.params, values)
         failure: ProviderError | None = None
         try:
-            provider = self._provider(task.provider)
+            provider = self._provider(task.provider, route)
             started = time.monotonic()
             reply = provider.complete(request)
         except BaseException as error:  # also SystemExit: one broken row must not cost a thread
@@ -143,18 +146,25 @@ class Asker:
             retry_after=error.retry_after,
             endpoint=self._hide(str(error.endpoint)),
             unknown=error.unknown,
+            refused=error.refused,
+            unreached=error.unreached,
+            status=error.status,
+            one_model=error.one_model,
+            allowance=error.allowance,
         )
 
-    def _provider(self, name: str) -> Provider:
-        provider = self._providers.get(name)
+    def _provider(self, name: str, route: str) -> Provider:
+        provider = self._providers.get((name, route))
         if provider is None:
             with self._lock:
-                provider = self._providers.get(name)
+                provider = self._providers.get((name, route))
                 if provider is None:
                     if self._session is None:
                         self._session = make_session(self._spec.threads, os.environ)
-                    settings = ProviderSettings(self._spec.timeout, self._session, self._spec.threads)
-                    provider = self._providers[name] = build_provider(name, settings)
+                    settings = ProviderSettings(
+                        self._spec.timeout, self._session, self._spec.threads, base_url=route or None
+                    )
+                    provider = self._providers[name, route] = build_provider(name, settings)
         return provider
 
     def close(self) -> None:

@@ -14,8 +14,31 @@ MAX_DEFAULT_PROCS = 4
 DEFAULT_THREADS = 8
 DEFAULT_TIMEOUT = 300.0
 SLURM_DRAIN = 25.0
+DEFAULT_MAX_WAIT = 3600.0
 DEFAULT_LIMITS = {"ollama": 1}
 """Requests in flight by provider, unless told otherwise: one GPU answers one question at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One base URL of a provider, and what may be asked of it."""
+
+    provider: str
+    url: str = field(repr=False)
+    """May hold a password."""
+    weight: float = 1.0
+    """Its share of the load, relative to its provider's other endpoints."""
+    concurrency: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model's tokens cost, in USD a million."""
+
+    input: float
+    output: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +58,41 @@ class RunConfig:
     total_limit: int | None = None
     """Most requests in flight altogether."""
     limits: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
-    """Most requests in flight by provider."""
+    """Most requests in flight by scope: a provider (`openai`) or one of its models (`openai/gpt-4o`)."""
+    rpm: Mapping[str, float] = field(default_factory=dict)
+    """Most requests in any minute, by scope."""
+    tpm: Mapping[str, float] = field(default_factory=dict)
+    """Most tokens in any minute, by scope."""
+    endpoints: tuple[EndpointSpec, ...] = ()
+    """Where requests of a provider go; of a provider that is not named here: where its variable says."""
+    endpoints_file: str | None = None
+    """One endpoint a line, read again when it changes."""
+    adaptive: bool | None = None
+    """Whether to find out how many requests at once an endpoint takes. None: of providers that cost money."""
+    max_wait: float = DEFAULT_MAX_WAIT
+    """How long a row may wait for a server that refuses it or cannot be reached before it is an error."""
+    breaker_failures: int = 5
+    """Failures in a row that keep everybody away from an endpoint for a while."""
+    attempts_log: str | None = None
+    """A JSONL file that gets a line for each request."""
+    max_cost: float | None = None
+    """USD that this run may cost at most."""
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """By model (`openai/gpt-4o`), instead of what is known of them."""
+    fail_fast: bool = False
+    """The first error row stops the run."""
+    max_errors: int | None = None
+    """More error rows than that stop the run."""
+    max_error_share: float | None = None
+    """A larger share of error rows (0..1) among this run's, 20 or more, stops it."""
+    stop_after: float | None = None
+    """No new requests once the run has taken that long."""
+    stop_before: float | None = None
+    """No new requests that long before the end of the Slurm job."""
+    json_schema: str | None = None
+    """A file with the JSON schema that answers are asked for and checked against."""
+    retry_truncated: float | None = None
+    """Answers cut by length are asked again with a limit that many times as large."""
     timeout: float = DEFAULT_TIMEOUT
     """Total time for one request."""
     drain_timeout: float | None = None

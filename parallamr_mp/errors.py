@@ -20,6 +20,8 @@ mapped to `ProviderError` in `providers/http.py` and nowhere else.
 
 from __future__ import annotations
 
+from parallamr_mp.models import Allowance
+
 
 class ParallamrError(Exception):
     """Anything this package raises on purpose."""
@@ -98,7 +100,7 @@ class ProviderError(ParallamrError):
     """One request did not bring an answer.
 
     `kind` is a short stable word (`timeout`, `connection`, `rate_limit`,
-    `server`, `model_not_found`, `auth`, `bad_request`, `bad_reply`,
+    `overloaded`, `quota`, `server`, `model_not_found`, `auth`, `bad_request`, `bad_reply`,
     `context_overflow`, `tls`, `redirect`, `not_found`, `mock`, `internal`);
     `retryable` says whether sending the same request again may help;
     `retry_after` is the server's wish in seconds; `endpoint` is the base URL
@@ -108,6 +110,9 @@ class ProviderError(ParallamrError):
     nobody can know whether the work was done and charged for. Whether it is
     sent again depends on the provider (`RetryPolicy.retry_unknown`), and no
     longer on `retryable`.
+
+    `refused`, `unreached`, `status`, `one_model` and `allowance` as in
+    `models.Failure`: they tell the dispatcher how to go on with the endpoint.
     """
 
     def __init__(
@@ -119,7 +124,14 @@ class ProviderError(ParallamrError):
         retry_after: float | None = None,
         endpoint: str = "",
         unknown: bool = False,
+        refused: bool = False,
+        unreached: bool = False,
+        status: int | None = None,
+        one_model: bool = False,
+        allowance: Allowance | None = None,
     ) -> None:
         super().__init__(message)
         self.kind, self.message, self.retryable = kind, message, retryable
         self.retry_after, self.endpoint, self.unknown = retry_after, endpoint, unknown
+        self.refused, self.unreached, self.status = refused, unreached, status
+        self.one_model, self.allowance = one_model, allowance

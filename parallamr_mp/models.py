@@ -58,6 +58,20 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a server says of its rate limits along with an answer or a refusal; None: it did not say."""
+
+    requests_limit: float | None = None
+    """Requests in a full allowance."""
+    requests_left: float | None = None
+    requests_reset: float | None = None
+    """Seconds until the allowance of requests is full again."""
+    tokens_limit: float | None = None
+    tokens_left: float | None = None
+    tokens_reset: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What a provider answered. Counts are in tokens, cost in USD; None means: it did not say."""
 
@@ -69,6 +83,7 @@ class Reply:
     endpoint: str = ""
     warnings: tuple[str, ...] = ()
     """Sentences that make the row a `warning`: truncated, refused, empty, …"""
+    allowance: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,15 @@ class Failure:
     endpoint: str = ""
     unknown: bool = False
     """Nobody can know whether the work was done and has to be paid for: see `errors.ProviderError`."""
+    refused: bool = False
+    """The server is there and did nothing: too many requests, overload. To come back later is all it asks."""
+    unreached: bool = False
+    """There was no server to be reached: nothing was sent."""
+    status: int | None = None
+    """The HTTP status, where there was one."""
+    one_model: bool = False
+    """A refusal that says nothing of the endpoint's other models."""
+    allowance: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class Lease:
     payload: Any
     stored: tuple[int, ...] = ()
     """Outcomes of this worker that need not be kept any longer."""
+    route: str = ""
+    """Where the work is to be done, where there is a choice: an endpoint."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Slot:
             raise RuntimeError("a lease for an empty seat")
         job.attempts += 1
         self.held[job.id] = Held(job, now)
-        self.seat.outbox.post(Lease(job.id, job.attempts, job.payload, tuple(self.stored)))
+        self.seat.outbox.post(Lease(job.id, job.attempts, job.payload, tuple(self.stored), job.route))
         self.stored.clear()
 
     def stop(self) -> None:

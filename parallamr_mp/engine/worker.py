@@ -30,7 +30,7 @@ from parallamr_mp.models import Failure, Unsaved
 class Handler(Protocol):
     """What a worker does with a payload. Called from all threads of the worker at once."""
 
-    def __call__(self, payload: Any, attempt: int) -> Any:
+    def __call__(self, payload: Any, attempt: int, route: str) -> Any:
         """Returns the value. A `ProviderError` becomes a failure; any other exception a final one."""
         ...
 
@@ -114,13 +114,28 @@ def attend(handler: Handler, lease: Lease) -> Outcome:
     """Calls the handler and turns whatever happens into data. Never raises."""
     started = time.monotonic()
     try:
-        value = handler(lease.payload, lease.attempt)
+        value = handler(lease.payload, lease.attempt, lease.route)
     except ProviderError as error:
-        failure = Failure(
-            error.kind, error.message, error.retryable, error.retry_after, error.endpoint, error.unknown
-        )
+        failure = failure_of(error)
     except BaseException as error:  # also SystemExit: one broken row must not cost a thread
         failure = Failure("internal", f"{type(error).__name__}: {error}")
     else:
         return Outcome(lease.id, value=value, seconds=time.monotonic() - started)
     return Outcome(lease.id, failure=failure, seconds=time.monotonic() - started)
+
+
+def failure_of(error: ProviderError) -> Failure:
+    """The error as data, which is what crosses processes."""
+    return Failure(
+        error.kind,
+        error.message,
+        error.retryable,
+        error.retry_after,
+        error.endpoint,
+        error.unknown,
+        error.refused,
+        error.unreached,
+        error.status,
+        error.one_model,
+        error.allowance,
+    )

@@ -32,6 +32,8 @@ class Job:
     """About how many bytes it keeps in memory while it waits here."""
     label: str = ""
     """What it is called in messages to people."""
+    route: str = ""
+    """Where it goes, set when it is taken: one of its key's endpoints; empty where there is no choice."""
     verdict: Failure | None = None
     """Set when reading already showed that there is nothing to ask: the job is never leased."""
 

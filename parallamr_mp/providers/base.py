@@ -65,6 +65,8 @@ class ProviderSettings:
     """The session to use for every request, or None: make one."""
     threads: int = 8
     """How many threads will call at once."""
+    base_url: str | None = field(default=None, repr=False)
+    """The endpoint to ask, where the run names one: instead of what the environment says. A secret."""
     env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     """Holds keys, and is not shown for that reason."""
 

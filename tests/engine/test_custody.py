@@ -70,7 +70,7 @@ class Handler:
     def __init__(self, saved):
         self._saved = saved
 
-    def __call__(self, payload, attempt):
+    def __call__(self, payload, attempt, route):
         return payload
 
     def rescue(self, outcomes):

@@ -176,7 +176,7 @@ class Meter:
         self._was_full = False
         self.most, self.most_of_all = Counter(), 0
 
-    def __call__(self, payload, attempt):
+    def __call__(self, payload, attempt, route=""):
         key = self._key_of(payload)
         with self._changed:
             self._inside[key] += 1

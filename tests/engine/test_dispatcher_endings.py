@@ -138,7 +138,7 @@ class Held:
         self._count, self._full = count, full
         self._lock = threading.Lock()
 
-    def __call__(self, payload, attempt):
+    def __call__(self, payload, attempt, route=""):
         with self._lock:
             self.called.append(payload)
             if len(self.called) == self._count:

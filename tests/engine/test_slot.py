@@ -134,7 +134,7 @@ class Handler:
     def __init__(self, closed):
         self._closed = closed
 
-    def __call__(self, payload, attempt):
+    def __call__(self, payload, attempt, route):
         if isinstance(payload, BaseException):
             raise payload
         return payload() if callable(payload) else (payload, attempt)

@@ -73,7 +73,7 @@ class Handler:
     def __init__(self, function):
         self._function = function
 
-    def __call__(self, payload, attempt):
+    def __call__(self, payload, attempt, route):
         return self._function(payload, attempt)
 
     def close(self):
