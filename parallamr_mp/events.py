@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from parallamr_mp.models import Failure, Status
 
@@ -87,6 +88,23 @@ class AttemptFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptEnded(Event):
+    """A lease has ended, however: one request, unless its worker did not come to send it."""
+
+    job: int
+    label: str
+    attempt: int
+    started: float
+    """Monotonic seconds."""
+    ended: float
+    route: str
+    """The endpoint it went to, with everything secret in it; empty where there was no choice."""
+    payload: Any
+    value: Any
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
 class RowDone(Event):
     """An experiment has its result; the record is on its way to the writer."""
 
@@ -113,6 +131,21 @@ class Pulse(Event):
     oldest: float
     """Age of the oldest request in flight, in seconds."""
     oldest_job: int | None
+    oldest_label: str = ""
+    limit: int | None = None
+    """How many may be in flight, where that is being found out; None: nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointChanged(Event):
+    """An endpoint is kept away from for a while, or is back."""
+
+    endpoint: str
+    state: str
+    """`open`: it fails; `cooling`: it asked to come later; `closed`: it is back."""
+    seconds: float
+    """Until it is asked again."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

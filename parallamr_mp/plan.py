@@ -19,7 +19,7 @@ from parallamr_mp.errors import BadInput, InputChanged
 from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
-from parallamr_mp.policy.schedule import Job
+from parallamr_mp.policy.job import Job
 from parallamr_mp.prompts import Template
 from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
@@ -51,6 +51,9 @@ class Plan:
         self.input_columns = table.columns
         self.columns = columns_for(table.columns)
         self.survey = Survey()
+        self._providers: frozenset[str] = frozenset()
+        self._read: bytearray | None = None
+        """By ordinal: 1 for what has been given out by one of several readers, who do not see each other."""
         self.done: bytearray | None = None
         """By ordinal: 1 for what is not asked, having its result; set by `Past`. None: nothing has."""
 
@@ -116,6 +119,7 @@ class Plan:
                 file=self._table.label,
                 hint=hint,
             )
+        self._providers = frozenset(provider for provider, _ in survey.models)
         return survey
 
     def _rows(self) -> Iterator[Experiment]:
@@ -168,23 +172,34 @@ class Plan:
 
     # ── pass 2 ───────────────────────────────────────────────────────────────
 
-    def jobs(self) -> Iterator[Job]:
-        """Every experiment that has no result yet, in order. Its `id` is its ordinal in the run.
+    def sources(self) -> dict[str, Iterator[Job]]:
+        """The jobs of each provider, read apart from those of the others: see `engine/feed.py`."""
+        providers = dict.fromkeys(provider for provider, _ in self.survey.models)
+        if len(providers) > 1:
+            self._read = bytearray(self.survey.experiments)
+        return {provider: self.jobs(provider) for provider in providers}
 
-        Raises `InputChanged` when the table is not what it was in the first pass.
+    def jobs(self, provider: str | None = None) -> Iterator[Job]:
+        """Every experiment (of this provider) that has no result yet, in order.
+
+        Its `id` is its ordinal in the run. Raises `InputChanged` when the table is
+        not what it was in the first pass.
         """
         try:
-            yield from self._jobs()
+            yield from self._jobs(provider)
         except BadInput as error:
             raise self._changed() from error
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self, provider: str | None) -> Iterator[Job]:
         config, done, asked = self._config, self.done, self.survey.asked
         ordinal = 0
         for experiment in self._rows():
             if ordinal >= self.survey.experiments:
                 raise self._changed()
-            if done is not None and all(done[ordinal : ordinal + config.repeat]):
+            others = provider is not None and experiment.provider != provider
+            if others and experiment.provider not in self._providers:
+                raise self._changed()
+            if others or (done is not None and all(done[ordinal : ordinal + config.repeat])):
                 ordinal += config.repeat
                 continue
             values = self._table.variables(experiment)
@@ -200,6 +215,10 @@ class Plan:
                     # What was matched with earlier results has to be what is asked now.
                     if asked.cells and asked.cells[ordinal] != cells_key(experiment.values, repeat):
                         raise self._changed()
+                    if self._read is not None:
+                        if self._read[ordinal]:
+                            raise self._changed()
+                        self._read[ordinal] = 1
                     identity = self._identity(experiment, values, digest, repeat)
                     failure = inputs if isinstance(inputs, Failure) else None
                     task = RowTask(

@@ -15,7 +15,7 @@ from parallamr_mp.engine.seat import Seat
 from parallamr_mp.errors import OutputError, ParallamrError
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
-from parallamr_mp.policy.schedule import Job
+from parallamr_mp.policy.job import Job, Report
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.results.rescue_file import RescueFile
 from parallamr_mp.text import count
@@ -41,6 +41,24 @@ class RowResults:
         header = encode_record((*self._columns, *output.extra))
         self._writer.open(OpenOutput(number, output.path, header, output.offset))
         self._opened.add(number)
+
+    def assess(self, outcome: Outcome) -> Report:
+        result = outcome.value
+        if outcome.failure is not None:
+            return Report(outcome.seconds, outcome.failure)
+        counted = True
+        return Report(
+            outcome.seconds,
+            None,
+            result.input_tokens if counted else None,
+            result.output_tokens if counted else None,
+            result.cost_usd,
+            None,
+        )
+
+    def again(self, job: Job, outcome: Outcome) -> bool:
+        del job, outcome
+        return False
 
     def accept(self, job: Job, outcome: Outcome) -> None:
         task: RowTask = job.payload

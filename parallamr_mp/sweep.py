@@ -36,6 +36,7 @@ from parallamr_mp.lookups import close_providers, look_up_windows
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
+from parallamr_mp.policy.quota import Limits
 from parallamr_mp.policy.retry import RetryPolicy
 from parallamr_mp.policy.schedule import Schedule
 from parallamr_mp.provenance import Provenance
@@ -291,12 +292,14 @@ def _dispatch(
         stack.callback(unsubscribe)
         results = RowResults(spec, plan, past, WriterPeer(writer, note, tell_of_writer), bus)
         dispatcher = Dispatcher(
-            jobs=plan.jobs(),
+            jobs=plan.sources(),
             make_seat=worker,
             slots=slots,
             threads=config.threads,
             results=results,
-            schedule=Schedule(config.limits, config.total_limit),
+            schedule=Schedule(
+                {key: Limits(limit) for key, limit in config.limits.items()}, config.total_limit
+            ),
             retry=retry,
             bus=bus,
             signals=signals,

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.behaviours import answer, stall, unauthorized
 from support.cli import SCRIPT, Place, parse_rows, read_rows, run_cli, write_table
-from support.dispatching import Clock, Handler, Results, Signals, Table, jobs, only, run
+from support.dispatching import Clock, Handler, Results, Signals, Table, at_once, jobs, only, run
 
 from parallamr_mp import events
 from parallamr_mp.config import RunConfig
@@ -33,7 +33,8 @@ from parallamr_mp.engine.seat import ThreadSeat
 from parallamr_mp.errors import EngineError, InputChanged, OutputError
 from parallamr_mp.experiments import Table as ExperimentTable
 from parallamr_mp.models import RESULT_COLUMNS
-from parallamr_mp.policy.schedule import Job, Schedule
+from parallamr_mp.policy.job import Job
+from parallamr_mp.policy.schedule import Schedule
 from parallamr_mp.results.flatten import exceeds, flatten
 from parallamr_mp.results.records import columns_for, encode_record
 from parallamr_mp.results.rewrite import drop_records, flatten_results
@@ -462,7 +463,7 @@ def test_jobs_that_keep_much_memory_are_not_read_far_ahead():
             read_while_held.append(table.read)
             gate_open.append(True)
 
-    _, results = run(table, attend, schedule=Schedule({"a": 1}), seen=(look,))
+    _, results = run(table, attend, schedule=Schedule(at_once({"a": 1})), seen=(look,))
     assert 60 <= read_while_held[0] <= 66
     assert sorted(only(results)) == list(range(300))
 

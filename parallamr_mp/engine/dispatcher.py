@@ -1,9 +1,10 @@
 """The parent's loop: owns leases, limits and retries; moves messages; decides nothing by itself.
 
-    jobs (read lazily) ─► Schedule ─take─► Slot ─Lease─► worker
-                             ▲                              │
-                             └─ wait ◄─ RetryPolicy ◄─Outcome┤
-                                                            └─► Results.accept ─► writer ─► Ack
+    jobs (read lazily) ─► Feed ─► Schedule ─take─► Slot ─Lease─► worker
+                                     ▲                              │
+                                     ├─ release ◄─── assess ◄───Outcome
+                                     └─ wait, add ◄─ RetryPolicy ◄──┤
+                                                                    └─► Results.accept ─► writer ─► Ack
 
 One thread runs all of it: whoever holds a job, a lease or a record is known at
 any moment, and no lock is needed. The policies (`policy/`) are pure; this file
@@ -16,85 +17,32 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from parallamr_mp import events
+from parallamr_mp.engine.feed import Feed
 from parallamr_mp.engine.messages import Outcome
 from parallamr_mp.engine.reactor import Reactor
+from parallamr_mp.engine.results import Results
 from parallamr_mp.engine.seat import Seat, wait_for_all
+from parallamr_mp.engine.settler import MAX_DEATHS, Settler
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.slot import Slot
 from parallamr_mp.errors import EngineError, OutputError, ParallamrError
-from parallamr_mp.models import Failure
+from parallamr_mp.policy.job import Job
 from parallamr_mp.policy.retry import RetryPolicy
-from parallamr_mp.policy.schedule import Job, Schedule
+from parallamr_mp.policy.schedule import Schedule
+from parallamr_mp.policy.thresholds import StopReason
 from parallamr_mp.text import count
 
-MAX_DEATHS = 3
-"""Workers that may die on one job before it becomes an error."""
 MAX_FAILED_STARTS = 3
 """Times in a row that a slot's process may die before it is up."""
 _PULSE = 0.1
 _IMPATIENT = 5.0
 """Seconds after which a wait for the output is told, or ended where requests were given up anyway."""
-_LOOK_AHEAD = 10_000
-"""Jobs that may wait in the parent for a key without room, while others are leased."""
-_LOOK_AHEAD_BYTES = 64 << 20
-"""The same, by what they keep in memory: rows may bring documents along."""
 _CLOCK_JUMP = 5.0
 """Seconds the loop must have come too late for the process to count as having been stopped."""
-
-
-class Results(Protocol):
-    """Where final outcomes go. Called in the dispatcher's thread."""
-
-    def start(self, reactor: Reactor) -> None:
-        """Before the first lease. Raises EngineError."""
-        ...
-
-    def accept(self, job: Job, outcome: Outcome) -> None:
-        """The job's last outcome: a value, or a failure that is final."""
-        ...
-
-    def take_stored(self) -> Iterable[int]:
-        """Ids of what has become safe since the last call."""
-        ...
-
-    def finish(self) -> None:
-        """Nothing more will come: make everything safe, then set `finished`."""
-        ...
-
-    @property
-    def congested(self) -> bool:
-        """So much is accepted and not safe yet that nothing new should be leased."""
-        ...
-
-    @property
-    def backlog(self) -> int:
-        """Outcomes that are accepted and not safe yet."""
-        ...
-
-    @property
-    def finished(self) -> bool:
-        """Everything accepted is safe, and nobody is left behind."""
-        ...
-
-    @property
-    def problem(self) -> ParallamrError | None:
-        """Why nothing more can be accepted."""
-        ...
-
-    @property
-    def keeps(self) -> bool:
-        """What is accepted in spite of a problem will be found again, so that it is worth waiting for."""
-        ...
-
-    @property
-    def seat(self) -> Seat | None:
-        """The seat of the actor that stores results, where there is one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +50,9 @@ class Ending:
     """How a run ended."""
 
     signum: int | None = None
-    """The signal that stopped it, or None: all jobs have their outcome."""
+    """The signal that stopped it."""
+    stop: StopReason | None = None
+    """Why it stopped by itself. Neither: all jobs have their outcome."""
     aborted: bool = False
     """Requests in flight were given up."""
 
@@ -113,6 +63,7 @@ class _Stop:
 
     deadline: float
     signum: int | None = None
+    reason: StopReason | None = None
     error: ParallamrError | None = None
     """Raised when everything that was in flight is safe."""
 
@@ -123,7 +74,7 @@ class Dispatcher:
     def __init__(
         self,
         *,
-        jobs: Iterator[Job],
+        jobs: Mapping[str, Iterator[Job]],
         make_seat: Callable[[int], Seat],
         slots: int,
         threads: int,
@@ -134,15 +85,21 @@ class Dispatcher:
         signals: SignalWatch | None = None,
         drain_timeout: float = 300.0,
         lease_timeout: float | None = None,
+        stop_when: Callable[[float], StopReason | None] = lambda now: None,  # noqa: ARG005
+        housekeep: Callable[[float], None] = lambda now: None,  # noqa: ARG005
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`make_seat(number)` starts a worker; `drain_timeout` and `lease_timeout` are in seconds.
 
-        A worker whose oldest lease is older than `lease_timeout` is killed: its
-        own deadline has failed (a name server that does not answer, say).
+        `jobs` are read by key, each in the order of its ids. A worker whose
+        oldest lease is older than `lease_timeout` is killed: its own deadline
+        has failed (a name server that does not answer, say). `stop_when` is
+        asked before each round of leases, `housekeep` called about ten times a
+        second, both with the time.
         """
-        self._jobs: Iterator[Job] | None = jobs
-        self._results, self._schedule, self._retry = results, schedule, retry
+        self._feed = Feed(jobs, schedule, self._settled)
+        self._stop_when, self._housekeep = stop_when, housekeep
+        self._results, self._schedule = results, schedule
         self._bus, self._signals, self._clock = bus, signals, clock
         self._drain_timeout, self._lease_timeout = drain_timeout, lease_timeout
         self._reactor = Reactor()
@@ -150,8 +107,7 @@ class Dispatcher:
             Slot(number, threads, lambda number=number: make_seat(number), self)  # type: ignore[misc]
             for number in range(slots)
         ]
-        self._kept_by: dict[int, Slot] = {}
-        """Accepted outcomes that are not safe yet, which their worker keeps a copy of until it is told."""
+        self._settler = Settler(schedule, retry, results, bus)
         self._suspects: deque[Job] = deque()
         """Jobs that may have killed their workers; each waits for the reserved slot to be empty."""
         self._stop: _Stop | None = None
@@ -187,7 +143,10 @@ class Dispatcher:
             raise OutputError("the output did not take all rows; those that it took are whole")
         if self._stop is not None and self._stop.error is not None:
             raise self._stop.error
-        return Ending(self._stop.signum if self._stop else None, aborted=self._abort)
+        stop = self._stop
+        if stop is None:
+            return Ending(aborted=self._abort)
+        return Ending(stop.signum, stop.reason, aborted=self._abort)
 
     def _loop(self) -> None:
         while True:
@@ -198,6 +157,8 @@ class Dispatcher:
                     raise self._results.problem
                 self._fail(self._results.problem)
             self._restart_slots(now)
+            if self._stop is None and (reason := self._stop_when(now)) is not None:
+                self._stop_for(reason)
             if self._stop is None:
                 self._lease(now)
             self._reactor.flush()
@@ -211,9 +172,7 @@ class Dispatcher:
     # ── giving out work ──────────────────────────────────────────────────────
 
     def _lease(self, now: float) -> None:
-        for id_ in self._results.take_stored():
-            if (slot := self._kept_by.pop(id_, None)) is not None:
-                slot.stored.append(id_)
+        self._settler.tell_stored()
         while not self._results.congested:
             self._lease_suspect(now)
             slot = max(self._slots, key=_free)
@@ -239,44 +198,29 @@ class Dispatcher:
                     slot.lease(self._suspects.popleft(), now)
 
     def _next_job(self, now: float) -> Job | None:
-        """The next job that may be leased, reading on only when those at hand may not."""
-        while True:
-            job = self._schedule.take(now)
-            if job is not None or self._jobs is None or self._schedule.full:
-                return job
-            if self._schedule.parked >= _LOOK_AHEAD or self._schedule.parked_bytes >= _LOOK_AHEAD_BYTES:
-                return None
-            try:
-                fresh = next(self._jobs, None)
-            except ParallamrError as error:
-                self._fail(error)
-                fresh = None
-            if fresh is None:
-                self._jobs = None
-            elif fresh.verdict is not None:
-                self._results.accept(fresh, Outcome(fresh.id, failure=fresh.verdict))
-                if self._results.congested:
-                    return None
-            else:
-                self._schedule.add(fresh)
+        try:
+            return self._feed.next(now)
+        except ParallamrError as error:
+            self._fail(error)
+            return None
+
+    def _settled(self, job: Job) -> bool:
+        """Called by the feed: reading has shown that there is nothing to ask. False: no more of them now."""
+        self._results.accept(job, Outcome(job.id, failure=job.verdict))
+        return not self._results.congested
+
+    def _give_up_expired(self, now: float) -> None:
+        """Rows whose endpoints have all been out of order for too long get what became of the last try."""
+        if self._stop is not None:
+            return
+        for job, failure in self._schedule.expired(now):
+            self._settler.accept(job, Outcome(job.id, failure=failure))
 
     # ── taking work back ─────────────────────────────────────────────────────
 
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """Called by a slot: a lease has come back."""
-        self._schedule.release(job)
-        failure = outcome.failure
-        if failure is not None:
-            delay = self._retry.delay(failure, job.attempts, job.key)
-            if delay is not None:
-                slot.stored.append(job.id)  # it goes on from here: the worker need not keep what it had
-                # While stopping, the row is left without a result: to be resumed.
-                if self._stop is None:
-                    self._schedule.wait(job, self._clock() + delay)
-                    self._bus.publish(events.AttemptFailed(job.id, job.label, job.attempts, delay, failure))
-                return
-        self._kept_by[job.id] = slot
-        self._results.accept(job, outcome)
+        self._settler.settle(slot, job, outcome, self._clock(), stopping=self._stop is not None)
 
     def slot_ready(self, slot: Slot) -> None:
         self._bus.publish(events.WorkerStarted(slot.number, slot.pid))
@@ -284,17 +228,10 @@ class Dispatcher:
     def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
         """Called by a slot: its process is gone, and these leases with it."""
         for job in orphans:
-            self._schedule.release(job)
+            self._settler.died(job, self._clock(), self._stop is not None, counts=not slot.stopping)
         if slot.stopping:
             self._given_up += len(orphans)
             return
-        for job in orphans:
-            job.deaths += 1
-            if job.deaths >= MAX_DEATHS:
-                text = f"its worker process died {job.deaths} times while this row was in flight"
-                self._results.accept(job, Outcome(job.id, failure=Failure("worker_died", text)))
-            elif self._stop is None:
-                self._schedule.add(job)
         self._bus.publish(events.WorkerLost(slot.number, slot.pid, slot.exit_code, len(orphans), slot.report))
         if slot.failed_starts >= MAX_FAILED_STARTS:
             self._fail(
@@ -350,6 +287,10 @@ class Dispatcher:
         if now < self._next_pulse:
             return
         self._next_pulse = now + _PULSE
+        self._housekeep(now)
+        self._give_up_expired(now)
+        for news in self._schedule.news():
+            self._bus.publish(events.EndpointChanged(news.endpoint, news.state, news.seconds, news.reason))
         in_flight, oldest = 0, None
         for slot in self._slots:
             in_flight += len(slot.held)
@@ -369,6 +310,8 @@ class Dispatcher:
                 self._schedule.waiting,
                 now - oldest.since if oldest is not None else 0.0,
                 oldest.job.id if oldest is not None else None,
+                oldest.job.label if oldest is not None else "",
+                self._schedule.limit(now),
             )
         )
 
@@ -386,6 +329,18 @@ class Dispatcher:
                     )
                 )
 
+    def _stop_for(self, reason: StopReason) -> None:
+        """A limit that the user has set is reached."""
+        self._stop = _Stop(self._clock() + self._drain_timeout, reason=reason)
+        if in_flight := sum(len(slot.held) for slot in self._slots):
+            requests = count(in_flight, "request")
+            self._bus.publish(
+                events.Notice(
+                    f"{reason.text}: no new requests; {requests} in flight may finish"
+                    f" within {self._drain_timeout:.0f} s"
+                )
+            )
+
     def _heed_signals(self) -> None:
         """First signal: no new requests, those in flight may finish. Second: give them up.
 
@@ -395,6 +350,9 @@ class Dispatcher:
         for signum in self._signals.take() if self._signals is not None else []:
             if self._stop is not None:
                 if signum == signal.SIGHUP:
+                    continue
+                if self._stop.reason is not None and self._stop.signum is None:
+                    self._stop.signum = signum  # it drains already
                     continue
                 self._abort = True
                 return
@@ -410,14 +368,17 @@ class Dispatcher:
                 self._abort = True
                 return True
             return False
-        nothing_left = self._jobs is None and self._schedule.parked == 0 and not self._suspects
+        nothing_left = self._feed.exhausted and self._schedule.parked == 0 and not self._suspects
+        if self._stop is None and self._schedule.broke and self._schedule.parked:
+            self._stop_for(StopReason("budget", "what is left of --max-cost does not pay for the next row"))
         return self._stop is not None or nothing_left
 
     def _shut_down(self, *, orderly: bool) -> None:
         """The one way out, whatever happened before.
 
         1. When requests are to be given up, workers are killed, and what they had
-           sent is read: those answers are paid for.
+           sent is read: those answers are paid for. So are those that better ones
+           were to take the place of.
         2. The results are made safe: the writer gets what is left and closes.
         3. Workers are told to stop. Not before: what is not stored yet they keep, and
            save it if this process is killed while the writer is behind.
@@ -429,6 +390,7 @@ class Dispatcher:
                 slot.kill()
             self._read_dry()
             self._tell_of_given_up()
+        self._settler.accept_fallbacks()
         self._results.finish()
         self._wait_for_results(patient=orderly)
         for slot in self._slots:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Stop
 from parallamr_mp.engine.seat import Seat
-from parallamr_mp.policy.schedule import Job
+from parallamr_mp.policy.job import Job
 
 
 @dataclass(slots=True)

@@ -1,4 +1,11 @@
-"""Which job is leased next.
+"""Which job is leased next, and to which endpoint.
+
+    add, wait ──► lanes: one a (key, model), each a heap by id
+                    │ take(now): the earliest job whose lane has room
+                    ▼
+    budget ─ total ─ key's quota ─ model's quota ─ Pool.choose ─► Grant
+                    ▲
+    release(job, now, report) gives back, corrects by what was really used, and lets the endpoint learn
 
 A lease is the concurrency token: `take` charges the limits and `release` gives
 back, both called by the one loop that owns the leases, so that a killed worker
@@ -8,92 +15,251 @@ cannot leak a token and nothing is shared between processes.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from parallamr_mp.models import Failure
+from parallamr_mp.policy.adaptive import FixedLimit
+from parallamr_mp.policy.breaker import CircuitBreaker
+from parallamr_mp.policy.budget import Budget
+from parallamr_mp.policy.endpoint import LONGEST_WISH, Endpoint, News
+from parallamr_mp.policy.estimate import TokenEstimator
+from parallamr_mp.policy.job import Grant, Job, Report
+from parallamr_mp.policy.pool import Pool
+from parallamr_mp.policy.quota import Limits, Quota
+
+_UNLIMITED = 1 << 30
+_ONE_MODEL_COOLS = 5.0
+"""Seconds that a model is kept away from where the server did not say how long."""
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One piece of work and what has happened to it so far. Owned by the dispatcher."""
+class _Lane:
+    """The jobs of one model of one key, and what is counted by model."""
 
-    id: int
-    """Ordinal: earlier input has a smaller one, and goes first."""
-    key: str
-    """What limits are counted by: the provider."""
-    payload: Any
-    attempts: int = 0
-    """Leases so far."""
-    deaths: int = 0
-    """Workers that died while they held this job."""
-    size: int = 0
-    """About how many bytes it keeps in memory while it waits here."""
-    label: str = ""
-    """What it is called in messages to people."""
-    route: str = ""
-    """Where it goes, set when it is taken: one of its key's endpoints; empty where there is no choice."""
-    verdict: Failure | None = None
-    """Set when reading already showed that there is nothing to ask: the job is never leased."""
+    def __init__(self, key: str, model: str, quota: Quota, whole: Quota, pool: Pool) -> None:
+        self.key, self.model = key, model
+        self.quota, self.whole, self.pool = quota, whole, pool
+        self.ready: list[tuple[int, Job]] = []
+        self.cool_until = 0.0
+        """When the model is asked again, of which alone a server said that it is too busy."""
+        self.estimator = TokenEstimator()
 
 
 class Schedule:
-    """Ready and waiting jobs under limits of how many may be in flight. Pure: time is an argument."""
+    """Ready and waiting jobs under limits. Pure: time is an argument, in monotonic seconds."""
 
-    def __init__(self, limits: Mapping[str, int] | None = None, total: int | None = None) -> None:
-        """`limits`: most leases at once by key, where there is one; `total`: most of all keys."""
+    def __init__(
+        self,
+        limits: Mapping[str, Limits] | None = None,
+        total: int | None = None,
+        *,
+        pools: Mapping[str, Pool] | None = None,
+        budget: Budget | None = None,
+        max_wait: float = math.inf,
+    ) -> None:
+        """`limits` by key (`openai`) or by key and model (`openai/gpt-4o`); `total`: most leases of all keys.
+
+        Jobs of a key without a pool all have the route "". Jobs whose pool is
+        out of order for `max_wait` seconds are given up: see `expired`.
+        """
         self._limits = dict(limits or {})
-        self._total = total
-        self._in_flight: dict[str, int] = {}
+        self._total, self._max_wait = total, max_wait
+        self._pools = dict(pools or {})
+        self._budget = budget or Budget(None)
+        self._wholes: dict[str, Quota] = {}
+        self._lanes: dict[tuple[str, str], _Lane] = {}
         self._flying = 0
-        self._ready: dict[str, list[tuple[int, Job]]] = {}
         self._ready_count = 0
         self._waiting: list[tuple[float, int, Job]] = []
+        self._parked_by: dict[str, int] = {}
+        self._soonest = math.inf
+        """When the last `take` might have found something, had it come later."""
+        self.broke = False
+        """The last `take` found jobs that may go but for money, nothing else, and nothing in flight."""
         self.parked_bytes = 0
         """Sizes of the jobs that are held here."""
 
+    # ── in ───────────────────────────────────────────────────────────────────
+
     def add(self, job: Job) -> None:
         """Makes the job ready now."""
-        self.parked_bytes += job.size
+        self._park(job)
         self._make_ready(job)
-
-    def _make_ready(self, job: Job) -> None:
-        heapq.heappush(self._ready.setdefault(job.key, []), (job.id, job))
-        self._ready_count += 1
 
     def wait(self, job: Job, due: float) -> None:
         """Makes the job ready at the time `due`."""
-        self.parked_bytes += job.size
+        self._park(job)
         heapq.heappush(self._waiting, (due, job.id, job))
 
+    def _park(self, job: Job) -> None:
+        self.parked_bytes += job.size
+        self._parked_by[job.key] = self._parked_by.get(job.key, 0) + 1
+
+    def _unpark(self, job: Job) -> None:
+        self.parked_bytes -= job.size
+        self._parked_by[job.key] -= 1
+
+    def _make_ready(self, job: Job) -> None:
+        heapq.heappush(self._lane(job).ready, (job.id, job))
+        self._ready_count += 1
+
+    def _lane(self, job: Job) -> _Lane:
+        lane = self._lanes.get((job.key, job.model))
+        if lane is None:
+            key, model = job.key, job.model
+            pool = self._pools.get(key)
+            if pool is None:
+                plain = Endpoint("", key, limit=FixedLimit(_UNLIMITED), breaker=CircuitBreaker())
+                pool = self._pools[key] = Pool([plain])
+            whole = self._wholes.get(key)
+            if whole is None:
+                whole = self._wholes[key] = Quota(self._limits.get(key, Limits()))
+            quota = Quota(self._limits.get(f"{key}/{model}", Limits()))
+            lane = self._lanes[key, model] = _Lane(key, model, quota, whole, pool)
+        return lane
+
+    # ── out ──────────────────────────────────────────────────────────────────
+
     def take(self, now: float) -> Job | None:
-        """The earliest job whose key has room, charged as in flight; None when there is none."""
+        """The earliest job that may go, charged as in flight and with its route; None when there is none."""
         while self._waiting and self._waiting[0][0] <= now:
             self._make_ready(heapq.heappop(self._waiting)[2])
-        if self._total is not None and self._flying >= self._total:
+        self._soonest, self.broke = math.inf, False
+        if self.full:
             return None
-        best: list[tuple[int, Job]] | None = None
-        for key, queue in self._ready.items():
-            if queue and self._has_room(key) and (best is None or queue[0][0] < best[0][0]):
-                best = queue
-        if best is None:
+        best: _Lane | None = None
+        chosen: Endpoint | None = None
+        tokens = 0
+        only_money = self._ready_count > 0
+        for lane in self._lanes.values():
+            if not lane.ready or (best is not None and lane.ready[0][0] > best.ready[0][0]):
+                continue
+            job = lane.ready[0][1]
+            if self._budget.cap is not None and not self._budget.fits(job.cost):
+                only_money = only_money and self._budget.hopeless(job.cost)
+                continue
+            only_money = False
+            estimate = lane.estimator.expect(job.characters, job.max_tokens)
+            endpoint, wait = self._place(now, lane, job, estimate)
+            if endpoint is None:
+                self._soonest = min(self._soonest, now + wait)
+            else:
+                best, chosen, tokens = lane, endpoint, estimate
+        if best is None or chosen is None:
+            self.broke = only_money and not self._flying and not self._waiting
             return None
-        job = heapq.heappop(best)[1]
+        job = heapq.heappop(best.ready)[1]
         self._ready_count -= 1
-        self.parked_bytes -= job.size
-        self._flying += 1
-        self._in_flight[job.key] = self._in_flight.get(job.key, 0) + 1
+        self._unpark(job)
+        self._lease(now, best, chosen, job, tokens)
         return job
 
-    def release(self, job: Job) -> None:
-        """The lease of this job has ended."""
-        self._flying -= 1
-        self._in_flight[job.key] -= 1
+    @staticmethod
+    def _place(now: float, lane: _Lane, job: Job, tokens: int) -> tuple[Endpoint | None, float]:
+        wait = max(lane.cool_until - now, lane.whole.wait(now, tokens), lane.quota.wait(now, tokens))
+        return (None, wait) if wait > 0 else lane.pool.choose(now, job, tokens)
 
-    def _has_room(self, key: str) -> bool:
-        limit = self._limits.get(key)
-        return limit is None or self._in_flight.get(key, 0) < limit
+    def _lease(self, now: float, lane: _Lane, endpoint: Endpoint, job: Job, tokens: int) -> None:
+        self._flying += 1
+        lane.whole.charge(now, tokens)
+        lane.quota.charge(now, tokens)
+        if self._budget.cap is not None:
+            self._budget.reserve(job.cost)
+        job.grant = endpoint.lease(now, job, tokens)
+        job.route = endpoint.url
+
+    # ── back ─────────────────────────────────────────────────────────────────
+
+    def release(self, job: Job, now: float, report: Report | None = None) -> None:
+        """The lease of this job has ended; without a report nobody knows what became of it."""
+        grant = job.grant
+        if grant is None:
+            raise RuntimeError("a job is released that was not taken")
+        job.grant = None
+        self._flying -= 1
+        lane = self._lane(job)
+        # It left when its worker began with it, which may have been late; of a dead one's nobody knows when.
+        sent = max(grant.at, now - report.seconds) if report is not None else now
+        used = self._used(lane, job, grant, report)
+        lane.whole.release(grant.at, sent, grant.tokens, used)
+        lane.quota.release(grant.at, sent, grant.tokens, used)
+        self._pay(grant, report)
+        grant.endpoint.release(now, job, grant, sent, used, report)
+        failure = report.failure if report is not None else None
+        if failure is not None and failure.one_model:
+            lane.cool_until = max(
+                lane.cool_until, now + min(failure.retry_after or _ONE_MODEL_COOLS, LONGEST_WISH)
+            )
+
+    def _pay(self, grant: Grant, report: Report | None) -> None:
+        if self._budget.cap is None:
+            return
+        if report is None or (report.failure is not None and report.failure.unknown):
+            self._budget.keep(grant.cost)
+        elif report.failure is not None:
+            self._budget.settle(grant.cost, None)
+        elif report.cost is None:
+            self._budget.keep(grant.cost)  # it was answered, and nobody knows for how much
+        else:
+            self._budget.settle(grant.cost, report.cost)
+
+    @staticmethod
+    def _used(lane: _Lane, job: Job, grant: Grant, report: Report | None) -> int:
+        """Tokens that a server will have counted."""
+        if report is None:
+            return grant.tokens
+        if (failure := report.failure) is not None:
+            return 0 if failure.refused or failure.unreached else grant.tokens
+        if report.input_tokens is None or report.output_tokens is None:
+            return grant.tokens
+        lane.estimator.learn(job.characters, report.input_tokens, report.output_tokens)
+        return report.input_tokens + report.output_tokens
+
+    # ── what cannot go on ────────────────────────────────────────────────────
+
+    def expired(self, now: float) -> Iterator[tuple[Job, Failure]]:
+        """Takes out the jobs of keys whose endpoints are all out of order, and have been for `max_wait`."""
+        for lane in self._lanes.values():
+            if not lane.ready:
+                continue
+            since = lane.pool.down_since(now)
+            if since is None or now - since <= self._max_wait:
+                continue
+            last = next((e.last_failure for e in lane.pool.endpoints if e.last_failure is not None), None)
+            if last is None:
+                last = Failure("unreached", f"there is no endpoint of {lane.key}")
+            waited = f"{last.message} (nothing else for {now - since:.0f} s; --max-wait)"
+            while lane.ready:
+                job = heapq.heappop(lane.ready)[1]
+                self._ready_count -= 1
+                self._unpark(job)
+                yield job, replace(last, message=waited)
+
+    # ── what people are told ─────────────────────────────────────────────────
+
+    def news(self) -> list[News]:
+        """What has happened to endpoints since the last call."""
+        told = []
+        for pool in self._pools.values():
+            for endpoint in pool.endpoints:
+                told += endpoint.news
+                endpoint.news.clear()
+        return told
+
+    def limit(self, now: float) -> int | None:
+        """How many may be in flight at endpoints that find out how much they take; None: none does."""
+        limits = [
+            endpoint.limit.limit(now)
+            for pool in self._pools.values()
+            for endpoint in pool.endpoints
+            if endpoint.adapts
+        ]
+        return sum(limits) if limits else None
+
+    def pool(self, key: str) -> Pool | None:
+        """The endpoints of a key, where it has been given some."""
+        return self._pools.get(key)
 
     @property
     def full(self) -> bool:
@@ -105,11 +271,16 @@ class Schedule:
         """Jobs that are held here: ready, or waiting for their time."""
         return self._ready_count + len(self._waiting)
 
+    def parked_of(self, key: str) -> int:
+        """The same, of one key."""
+        return self._parked_by.get(key, 0)
+
     @property
     def waiting(self) -> int:
         """Jobs that wait for their time."""
         return len(self._waiting)
 
     def next_due(self) -> float | None:
-        """When the next waiting job becomes ready."""
-        return self._waiting[0][0] if self._waiting else None
+        """When the next `take` may find something by the passing of time alone; None: never."""
+        due = min(self._soonest, self._waiting[0][0] if self._waiting else math.inf)
+        return None if due == math.inf else due

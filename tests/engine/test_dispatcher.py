@@ -5,17 +5,19 @@ import threading
 from collections import Counter
 
 import pytest
-from support.dispatching import Clock, Results, Table, jobs, of_type, only, run
+from support.dispatching import Clock, Results, Table, at_once, jobs, of_type, only, run
 
 from parallamr_mp import events
 from parallamr_mp.engine import dispatcher as module
+from parallamr_mp.engine import feed
 from parallamr_mp.engine.dispatcher import Ending
 from parallamr_mp.engine.messages import Lease, Outcome, Ready
 from parallamr_mp.engine.seat import ThreadSeat
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.models import Failure
+from parallamr_mp.policy.job import Job
 from parallamr_mp.policy.retry import RetryPolicy
-from parallamr_mp.policy.schedule import Job, Schedule
+from parallamr_mp.policy.schedule import Schedule
 
 # --- outcomes and retries ----------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ def test_as_many_are_in_flight_as_limits_allow_and_never_more(limits, total, mos
 
     meter = Meter(most, key_of)
     work = [Job(number, key_of(number), number) for number in range(90)]
-    _, results = run(work, meter, schedule=Schedule(limits, total))
+    _, results = run(work, meter, schedule=Schedule(at_once(limits), total))
     assert all(outcome.failure is None for outcome in only(results).values())
     assert len(results.outcomes) == 90
     assert meter.most_of_all == most
@@ -223,7 +225,7 @@ def test_a_limited_key_does_not_hold_up_another():
             others_done.release()
 
     work = [Job(number, "a" if number < 20 else "b", number) for number in range(50)]
-    _, results = run(work, slow_a, schedule=Schedule({"a": 1}))
+    _, results = run(work, slow_a, schedule=Schedule(at_once({"a": 1})))
     assert [id_ for id_, outcome in only(results).items() if outcome.failure] == []
     assert len(results.outcomes) == 50
 
@@ -240,13 +242,13 @@ def test_the_table_is_read_no_further_than_there_are_threads_for():
 
 
 def test_reading_past_a_limited_key_has_an_end(monkeypatch):
-    monkeypatch.setattr(module, "_LOOK_AHEAD", 5)
+    monkeypatch.setattr(feed, "LOOK_AHEAD", 5)
     table, ahead, done = Table(jobs(100)), [], itertools.count()
 
     def note(payload, attempt):
         ahead.append(table.read - next(done))
 
-    run(table, note, schedule=Schedule({"a": 1}))
+    run(table, note, schedule=Schedule(at_once({"a": 1})))
     assert max(ahead) <= 1 + 5
     assert table.read == 100
 

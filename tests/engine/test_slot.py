@@ -11,7 +11,7 @@ from parallamr_mp.engine.slot import Slot
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.models import Failure
-from parallamr_mp.policy.schedule import Job
+from parallamr_mp.policy.job import Job
 
 
 class FakeSeat:

@@ -1,8 +1,10 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.dispatching import at_once
 
-from parallamr_mp.policy.schedule import Job, Schedule
+from parallamr_mp.policy.job import Job, Report
+from parallamr_mp.policy.schedule import Schedule
 
 
 def jobs(*keys):
@@ -10,7 +12,7 @@ def jobs(*keys):
 
 
 def filled(jobs_, **limits):
-    schedule = Schedule(**limits)
+    schedule = Schedule(at_once(limits.pop("limits", {})), **limits)
     for job in jobs_:
         schedule.add(job)
     return schedule
@@ -35,9 +37,9 @@ def test_a_released_lease_makes_room_for_the_next_of_its_key():
     all_ = jobs("a", "a", "b")
     schedule = filled(all_, limits={"a": 1})
     assert take_all(schedule) == [0, 2]
-    schedule.release(all_[2])
+    schedule.release(all_[2], 0.0)
     assert take_all(schedule) == []
-    schedule.release(all_[0])
+    schedule.release(all_[0], 0.0)
     assert take_all(schedule) == [1]
 
 
@@ -47,7 +49,7 @@ def test_the_total_limits_all_keys_together():
     assert not schedule.full
     assert take_all(schedule) == [0, 1]
     assert schedule.full
-    schedule.release(all_[0])
+    schedule.release(all_[0], 0.0)
     assert take_all(schedule) == [2]
 
 
@@ -85,7 +87,7 @@ class Scheduling(RuleBasedStateMachine):
     )
     def start(self, limits, total):
         self.limits, self.total = limits, total
-        self.schedule = Schedule(limits, total)
+        self.schedule = Schedule(at_once(limits), total)
         self.now = 0.0
         self.fresh = 0
         self.ready, self.waiting, self.flying, self.done = {}, {}, {}, set()
@@ -118,7 +120,7 @@ class Scheduling(RuleBasedStateMachine):
     @rule(data=st.data(), end=st.sampled_from(["done", "lost"]) | st.floats(0, 5))
     def settle(self, data, end):
         job = self.flying.pop(data.draw(st.sampled_from(sorted(self.flying))))
-        self.schedule.release(job)
+        self.schedule.release(job, self.now, Report())
         if end == "done":
             self.done.add(job.id)
         elif end == "lost":
@@ -144,14 +146,14 @@ class Scheduling(RuleBasedStateMachine):
     def teardown(self):
         """Whatever happened: once all have come back, all that is left can be had, each once."""
         for job in getattr(self, "flying", {}).values():
-            self.schedule.release(job)
+            self.schedule.release(job, self.now)
             self.schedule.add(job)
             self.ready[job.id] = job
         left = {*getattr(self, "ready", ()), *getattr(self, "waiting", ())}
         while left:
             job = self.schedule.take(float("inf"))
             left.remove(job.id)
-            self.schedule.release(job)
+            self.schedule.release(job, self.now)
 
 
 TestScheduling = Scheduling.TestCase

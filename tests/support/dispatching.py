@@ -6,8 +6,10 @@ from parallamr_mp import events
 from parallamr_mp.engine.dispatcher import Dispatcher
 from parallamr_mp.engine.seat import ThreadSeat
 from parallamr_mp.engine.worker import worker_main
+from parallamr_mp.policy.job import Job, Report
+from parallamr_mp.policy.quota import Limits
 from parallamr_mp.policy.retry import RetryPolicy
-from parallamr_mp.policy.schedule import Job, Schedule
+from parallamr_mp.policy.schedule import Schedule
 
 QUICK = RetryPolicy(max_retries=2, base=0.001, cap=0.001)
 
@@ -26,6 +28,12 @@ class Results:
 
     def start(self, reactor):
         pass
+
+    def assess(self, outcome):
+        return Report(outcome.seconds, outcome.failure)
+
+    def again(self, job, outcome):
+        return False
 
     def accept(self, job, outcome):
         assert not self.finished
@@ -88,6 +96,19 @@ def jobs(count, key="a"):
     return [Job(number, key, number) for number in range(count)]
 
 
+def sources(work):
+    """The jobs of a list by key; what is read lazily is all of the key `a`."""
+    if not isinstance(work, list):
+        return {"a": iter(work)}
+    return {
+        key: iter([job for job in work if job.key == key]) for key in dict.fromkeys(job.key for job in work)
+    }
+
+
+def at_once(limits):
+    return {key: Limits(concurrency=limit) for key, limit in limits.items()}
+
+
 def run(work, function=None, *, make_seat=None, slots=2, threads=3, results=None, seen=(), **more):
     """Runs the jobs; returns the ending and the results. `seen` gets every event."""
     results = results or Results()
@@ -96,7 +117,7 @@ def run(work, function=None, *, make_seat=None, slots=2, threads=3, results=None
         bus.subscribe(handler)
     options = {"schedule": Schedule(), "retry": QUICK, **more}
     ending = Dispatcher(
-        jobs=iter(work),
+        jobs=sources(work),
         make_seat=make_seat or serving(function, threads),
         slots=slots,
         threads=threads,

@@ -1,0 +1,76 @@
+"""Where jobs come from: read as they are needed, each key from a source of its own.
+
+    source of key 1 ──┐
+    source of key 2 ──┼─► Feed.next ──► Schedule.add … Schedule.take ──► the next lease
+          …          ──┘
+
+With one source for all, a key without room would hold up the others as soon as
+its jobs fill the look-ahead; a table that is sorted by provider would be asked
+one provider after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from parallamr_mp.policy.job import Job
+from parallamr_mp.policy.schedule import Schedule
+
+LOOK_AHEAD = 10_000
+"""Jobs that may wait in the parent for room, while others are leased."""
+LOOK_AHEAD_BYTES = 64 << 20
+"""The same, by what they keep in memory: rows may bring documents along."""
+
+
+class Feed:
+    """Used by the dispatcher's thread alone."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Iterator[Job]],
+        schedule: Schedule,
+        settled: Callable[[Job], bool],
+    ) -> None:
+        """`settled` is given jobs that have their verdict already; False: no more of them now."""
+        self._sources = dict(sources)
+        self._schedule, self._settled = schedule, settled
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything has been read."""
+        return not self._sources
+
+    def next(self, now: float) -> Job | None:
+        """The earliest job that may be leased, reading on only when those at hand may not.
+
+        Raises what a source raises; that source is not read again.
+        """
+        schedule = self._schedule
+        if schedule.full:
+            return None
+        for key in tuple(self._sources):
+            # Which is the earliest can be said only when each source shows its next one.
+            while not schedule.parked_of(key) and key in self._sources:
+                if not self._read(key):
+                    return None
+        while (job := schedule.take(now)) is None:
+            # Whatever blocks the jobs at hand may not block the next.
+            more = [key for key in self._sources if schedule.parked_of(key) < LOOK_AHEAD]
+            if not more or schedule.parked_bytes >= LOOK_AHEAD_BYTES:
+                return None
+            for key in more:
+                if not self._read(key):
+                    return None
+        return job
+
+    def _read(self, key: str) -> bool:
+        """Takes in one job of the source, if it has one; False: nothing more can be taken in now."""
+        source = self._sources.pop(key)
+        job = next(source, None)
+        if job is None:
+            return True
+        self._sources[key] = source
+        if job.verdict is not None:
+            return self._settled(job)
+        self._schedule.add(job)
+        return True

@@ -1,0 +1,93 @@
+"""The endpoints of one key, and which of them a job goes to: the least busy that is well.
+
+Jobs that begin alike go where such a job has been before, as long as that one
+is not much busier than the others: it has the beginning in its prefix cache
+(vLLM, SGLang and llama.cpp keep the attention keys and values of a shared
+beginning and skip computing them again).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from parallamr_mp.policy.endpoint import Endpoint
+from parallamr_mp.policy.job import Job
+
+_PREFIXES = 4096
+"""Beginnings that are remembered: a server's cache does not hold more either."""
+_BUSIER = 1.25
+"""How much busier than the least busy an endpoint may be and still be preferred."""
+
+
+class Pool:
+    """Pure: time is an argument, in monotonic seconds."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self.endpoints: Sequence[Endpoint] = ()
+        self._warm: OrderedDict[int, set[str]] = OrderedDict()
+        """Beginnings, and the endpoints that have had them."""
+        self._empty_since: float | None = None
+        self.replace(endpoints, 0.0)
+
+    def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
+        """From now on these; what is in flight at others goes on there."""
+        self.endpoints = tuple(endpoints)
+        self._empty_since = None if self.endpoints else now
+
+    def choose(self, now: float, job: Job, tokens: int) -> tuple[Endpoint | None, float]:
+        """The endpoint for this job, or None and the seconds until there may be one; inf: until an outcome."""
+        if len(self.endpoints) == 1:
+            wait = self.endpoints[0].wait(now, job, tokens)
+            return (self.endpoints[0], 0.0) if wait <= 0 else (None, wait)
+        soonest, free = math.inf, []
+        for endpoint in self.endpoints:
+            wait = endpoint.wait(now, job, tokens)
+            if wait <= 0:
+                free.append(endpoint)
+            else:
+                soonest = min(soonest, wait)
+        if not free:
+            return None, soonest
+        others: Sequence[Endpoint] = ()
+        if job.troubled_since is not None:
+            # Where it has failed, it goes only if nobody else is there.
+            others = [endpoint for endpoint in free if endpoint.url != job.route]
+        return self._best(others or free, job), 0.0
+
+    def _best(self, free: Sequence[Endpoint], job: Job) -> Endpoint:
+        least = min(free, key=_load)
+        if not job.prefix:
+            return least
+        warm = self._warm.get(job.prefix)
+        if warm is None:
+            warm = self._warm[job.prefix] = set()
+            if len(self._warm) > _PREFIXES:
+                self._warm.popitem(last=False)
+        else:
+            self._warm.move_to_end(job.prefix)
+        bearable = least.load * _BUSIER + 1 / least.weight
+        known = [endpoint for endpoint in free if endpoint.url in warm and endpoint.load <= bearable]
+        best = min(known, key=_load, default=least)
+        warm.add(best.url)
+        return best
+
+    def down_since(self, now: float) -> float | None:
+        """Since when no endpoint could be used; None: one can, or nobody knows better yet."""
+        if not self.endpoints:
+            return self._empty_since
+        since = 0.0
+        for endpoint in self.endpoints:
+            if endpoint.down_since is None or not endpoint.blocked(now):
+                return None
+            since = max(since, endpoint.down_since)
+        return since
+
+    @property
+    def in_flight(self) -> int:
+        return sum(endpoint.in_flight for endpoint in self.endpoints)
+
+
+def _load(endpoint: Endpoint) -> float:
+    return endpoint.load
