@@ -1,9 +1,6 @@
 """One attempt at one experiment: fill the templates, ask, make the row. Runs in a worker's threads.
 
-    RowTask ─► Template.render ─► Provider.complete ─► RowResult (an encoded record and what to count)
-
-The worker encodes the record, so that parent and writer only pass bytes on.
-Rows that end without an answer are encoded by the parent, with the same code.
+RowTask ─► Template.render ─► Provider.complete ─► answered ─► RowResult (an encoded record and what to count)
 """
 
 from __future__ import annotations
@@ -12,75 +9,19 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
-import requests
-
+from parallamr_mp.answered import AttemptSpec, RowResult, RowTask, answered, unanswered
 from parallamr_mp.errors import OutputError, ProviderError
-from parallamr_mp.models import ChatRequest, Failure, Inputs, Reply, Status, Unsaved
+from parallamr_mp.models import ChatRequest, Inputs, Unsaved
 from parallamr_mp.prompts import Template, combine
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.http import make_session
 from parallamr_mp.providers.registry import build_provider
 from parallamr_mp.providers.secrets import environment_secrets, redactor
-from parallamr_mp.results.records import columns_for, encode_record
+from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.rescue_file import RescueFile
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptSpec:
-    """What all attempts of a run have in common. Sent to each worker once."""
-
-    columns: tuple[str, ...]
-    inputs: Inputs | None
-    """The texts where they are the same for every row."""
-    timeout: float
-    """Total seconds for one request."""
-    threads: int
-    windows: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Context windows in tokens by (provider, model), where the server told."""
-    providers: Mapping[str, Provider] | None = None
-    """Injected providers; they stay in this process."""
-    session: requests.Session | None = None
-    """An injected session; it stays in this process."""
-    rescue: tuple[str, ...] = ()
-    """Where a worker whose parent has died saves its answers: see `RescueFile`."""
-    excel_safe: bool = False
-    """Cells that a spreadsheet would run are guarded."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowTask:
-    """One experiment on its way to a worker."""
-
-    row_number: int
-    repeat: int
-    experiment_id: str
-    file: int
-    """Number of the output file its row belongs to."""
-    provider: str
-    model: str
-    values: tuple[str, ...]
-    params: Mapping[str, Any]
-    inputs: Inputs | None = None
-    """The row's own texts where paths are templates."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowResult:
-    """One row, encoded, and what the parent counts of it."""
-
-    record: bytes
-    status: Status
-    message: str
-    latency: float
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float | None
 
 
 class Asker:
@@ -121,7 +62,7 @@ class Asker:
             raise failure
         latency = time.monotonic() - started
         characters = len(prompt) + len(system or "")
-        return _answered(spec, task, attempt, reply, latency, characters, unfilled, self._hide)
+        return answered(spec, task, attempt, reply, latency, characters, unfilled, self._hide)
 
     def rescue(self, unsaved: Sequence[Unsaved]) -> None:
         """Saves rows that may not have reached the results file; `--resume` knows which it has already."""
@@ -191,105 +132,3 @@ def _render(inputs: Inputs, values: Mapping[str, str]) -> tuple[str, str | None,
         prompt = combine(prompt, [(name, fill(text)) for name, text in inputs.documents])
     system = fill(inputs.system) if inputs.system is not None else None
     return prompt, system, tuple(unfilled)
-
-
-def _answered(
-    spec: AttemptSpec,
-    task: RowTask,
-    attempt: int,
-    reply: Reply,
-    latency: float,
-    input_characters: int,
-    unfilled: tuple[str, ...],
-    hide: Callable[[str], str],
-) -> RowResult:
-    """The row of an answer. `hide` takes secrets out of what is said about it; the answer is what it is."""
-    # Four characters a token where the provider does not count: a rule of thumb
-    # for English text (OpenAI's help centre), kept from the original parallamr.
-    input_tokens = reply.input_tokens if reply.input_tokens is not None else input_characters // 4
-    output_tokens = reply.output_tokens if reply.output_tokens is not None else len(reply.text) // 4
-    window = spec.windows.get((task.provider, task.model))
-    warnings = list(reply.warnings)
-    if unfilled:
-        warnings.insert(0, f"no value for {', '.join('{{' + name + '}}' for name in unfilled)}")
-    if window is not None and max(input_tokens, input_characters // 4) > window:
-        warnings.append(f"the input may exceed the context window of {window} tokens")
-    status = Status.WARNING if warnings else Status.OK
-    message = hide("; ".join(warnings))
-    record = _record(
-        spec,
-        task,
-        status=status,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        output=reply.text,
-        message=message,
-        attempts=attempt,
-        latency=latency,
-        finish_reason=None if reply.finish_reason is None else hide(str(reply.finish_reason)),
-        cost=reply.cost_usd,
-        endpoint=hide(str(reply.endpoint)),
-    )
-    return RowResult(record, status, message, latency, input_tokens, output_tokens, reply.cost_usd)
-
-
-def unanswered(
-    spec: AttemptSpec, task: RowTask, attempts: int, failure: Failure, latency: float
-) -> RowResult:
-    """The `error` row of an experiment that got no answer. Called in the parent."""
-    message = failure.message
-    if attempts > 1:
-        message += f" (after {attempts} attempts)"
-    record = _record(
-        spec,
-        task,
-        status=Status.ERROR,
-        input_tokens=None,
-        output_tokens=None,
-        output="",
-        message=message,
-        attempts=attempts,
-        latency=latency if attempts else None,
-        finish_reason=None,
-        cost=None,
-        endpoint=failure.endpoint,
-    )
-    return RowResult(record, Status.ERROR, message, latency, 0, 0, None)
-
-
-def _record(
-    spec: AttemptSpec,
-    task: RowTask,
-    *,
-    status: Status,
-    input_tokens: int | None,
-    output_tokens: int | None,
-    output: str,
-    message: str,
-    attempts: int,
-    latency: float | None,
-    finish_reason: str | None,
-    cost: float | None,
-    endpoint: str,
-) -> bytes:
-    return encode_record(
-        (
-            *task.values,
-            status.value,
-            input_tokens,
-            spec.windows.get((task.provider, task.model)),
-            output_tokens,
-            output,
-            message,
-            task.row_number,
-            task.repeat,
-            task.experiment_id,
-            attempts,
-            None if latency is None else f"{latency:.3f}",
-            finish_reason,
-            cost,
-            endpoint,
-            datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        ),
-        excel_safe=spec.excel_safe,
-    )

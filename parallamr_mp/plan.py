@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 
-from parallamr_mp.attempt import RowTask
+from parallamr_mp.answered import RowTask
 from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import BadInput, InputChanged
 from parallamr_mp.experiments import Experiment, Table, identify, in_range

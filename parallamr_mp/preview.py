@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 
-from parallamr_mp.attempt import RowTask
+from parallamr_mp.answered import RowTask
 from parallamr_mp.config import RunConfig, check
 from parallamr_mp.experiments import Table
 from parallamr_mp.lookups import close_providers

@@ -7,7 +7,7 @@ Dispatcher ──Job, Outcome──► RowResults ──Append──► WriterPe
 from __future__ import annotations
 
 from parallamr_mp import events
-from parallamr_mp.attempt import AttemptSpec, RowTask, unanswered
+from parallamr_mp.answered import AttemptSpec, RowTask, unanswered
 from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor

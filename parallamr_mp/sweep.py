@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 import requests
 
 from parallamr_mp import events
-from parallamr_mp.attempt import Asker, AttemptSpec
+from parallamr_mp.answered import AttemptSpec
+from parallamr_mp.attempt import Asker
 from parallamr_mp.config import RunConfig, check, drain_seconds
 from parallamr_mp.engine.dispatcher import Dispatcher
 from parallamr_mp.engine.outlet import WriterPeer

@@ -28,6 +28,7 @@ MAP = {
     "results": (1, "results"),
     "printers": (1, "printers"),
     "engine": (2, "engine"),
+    "answered": (2, "rows"),
     "attempt": (2, "rows"),
     "sources": (2, "rows"),
     "outputs": (2, "rows"),

@@ -2,7 +2,8 @@
 
 import os
 
-from parallamr_mp.attempt import Asker, AttemptSpec, RowResult
+from parallamr_mp.answered import AttemptSpec, RowResult
+from parallamr_mp.attempt import Asker
 from parallamr_mp.models import RESULT_COLUMNS, Inputs, Status, Unsaved
 from parallamr_mp.outputs import Output
 from parallamr_mp.rescue import adopt

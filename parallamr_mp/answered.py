@@ -1,0 +1,172 @@
+"""What an attempt starts from, and the row it ends in: an answer, or the failure to get one, as a record.
+
+The worker encodes the record, so that parent and writer only pass bytes on.
+Rows that end without an answer are encoded by the parent, with the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+
+from parallamr_mp.models import Failure, Inputs, Reply, Status
+from parallamr_mp.providers.base import Provider
+from parallamr_mp.results.records import encode_record
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSpec:
+    """What all attempts of a run have in common. Sent to each worker once."""
+
+    columns: tuple[str, ...]
+    inputs: Inputs | None
+    """The texts where they are the same for every row."""
+    timeout: float
+    """Total seconds for one request."""
+    threads: int
+    windows: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Context windows in tokens by (provider, model), where the server told."""
+    providers: Mapping[str, Provider] | None = None
+    """Injected providers; they stay in this process."""
+    session: requests.Session | None = None
+    """An injected session; it stays in this process."""
+    rescue: tuple[str, ...] = ()
+    """Where a worker whose parent has died saves its answers: see `RescueFile`."""
+    excel_safe: bool = False
+    """Cells that a spreadsheet would run are guarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowTask:
+    """One experiment on its way to a worker."""
+
+    row_number: int
+    repeat: int
+    experiment_id: str
+    file: int
+    """Number of the output file its row belongs to."""
+    provider: str
+    model: str
+    values: tuple[str, ...]
+    params: Mapping[str, Any]
+    inputs: Inputs | None = None
+    """The row's own texts where paths are templates."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """One row, encoded, and what the parent counts of it."""
+
+    record: bytes
+    status: Status
+    message: str
+    latency: float
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+
+
+def answered(
+    spec: AttemptSpec,
+    task: RowTask,
+    attempt: int,
+    reply: Reply,
+    latency: float,
+    input_characters: int,
+    unfilled: tuple[str, ...],
+    hide: Callable[[str], str],
+) -> RowResult:
+    """The row of an answer. `hide` takes secrets out of what is said about it; the answer is what it is."""
+    # Four characters a token where the provider does not count: a rule of thumb
+    # for English text (OpenAI's help centre), kept from the original parallamr.
+    input_tokens = reply.input_tokens if reply.input_tokens is not None else input_characters // 4
+    output_tokens = reply.output_tokens if reply.output_tokens is not None else len(reply.text) // 4
+    window = spec.windows.get((task.provider, task.model))
+    warnings = list(reply.warnings)
+    if unfilled:
+        warnings.insert(0, f"no value for {', '.join('{{' + name + '}}' for name in unfilled)}")
+    if window is not None and max(input_tokens, input_characters // 4) > window:
+        warnings.append(f"the input may exceed the context window of {window} tokens")
+    status = Status.WARNING if warnings else Status.OK
+    message = hide("; ".join(warnings))
+    record = _record(
+        spec,
+        task,
+        status=status,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        output=reply.text,
+        message=message,
+        attempts=attempt,
+        latency=latency,
+        finish_reason=None if reply.finish_reason is None else hide(str(reply.finish_reason)),
+        cost=reply.cost_usd,
+        endpoint=hide(str(reply.endpoint)),
+    )
+    return RowResult(record, status, message, latency, input_tokens, output_tokens, reply.cost_usd)
+
+
+def unanswered(
+    spec: AttemptSpec, task: RowTask, attempts: int, failure: Failure, latency: float
+) -> RowResult:
+    """The `error` row of an experiment that got no answer. Called in the parent."""
+    message = failure.message
+    if attempts > 1:
+        message += f" (after {attempts} attempts)"
+    record = _record(
+        spec,
+        task,
+        status=Status.ERROR,
+        input_tokens=None,
+        output_tokens=None,
+        output="",
+        message=message,
+        attempts=attempts,
+        latency=latency if attempts else None,
+        finish_reason=None,
+        cost=None,
+        endpoint=failure.endpoint,
+    )
+    return RowResult(record, Status.ERROR, message, latency, 0, 0, None)
+
+
+def _record(
+    spec: AttemptSpec,
+    task: RowTask,
+    *,
+    status: Status,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    output: str,
+    message: str,
+    attempts: int,
+    latency: float | None,
+    finish_reason: str | None,
+    cost: float | None,
+    endpoint: str,
+) -> bytes:
+    return encode_record(
+        (
+            *task.values,
+            status.value,
+            input_tokens,
+            spec.windows.get((task.provider, task.model)),
+            output_tokens,
+            output,
+            message,
+            task.row_number,
+            task.repeat,
+            task.experiment_id,
+            attempts,
+            None if latency is None else f"{latency:.3f}",
+            finish_reason,
+            cost,
+            endpoint,
+            datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        ),
+        excel_safe=spec.excel_safe,
+    )
