@@ -33,7 +33,10 @@ REQUIRED_COLUMNS = ("provider", "model")
 PARAM_PREFIX = "param:"
 STDIN = "-"
 _LONE = re.compile("[\ud800-\udfff]")
+_LONG_NUMBER = re.compile(r"\d{19}")
 _SPOOL_IN_MEMORY = 8 << 20
+MAX_PARAM_DEPTH = 200
+"""Levels of a parameter's value: what is written as JSON can hold few more around it."""
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
 
@@ -113,8 +116,9 @@ class Table:
                 try:
                     params[name] = parse_param(text)
                 except ValueError as error:
+                    malformed = isinstance(error, json.JSONDecodeError)
                     self._fail(
-                        f"is not JSON: {error}",
+                        f"{'is not JSON' if malformed else 'cannot be sent'}: {error}",
                         row=experiment.row_number,
                         column=self.columns[index],
                         hint='Expected a JSON value such as 0.7, true, "text" or {"type": "json_object"}.',
@@ -321,14 +325,36 @@ def _json_cell(name: str, value: Any) -> str:
 def parse_param(text: str) -> Any:
     """A body parameter's value: JSON, or a bare word taken as a string (`high`).
 
-    Raises ValueError for text that starts like JSON and is none.
+    Raises ValueError for text that starts like JSON and is none, and for what
+    would not reach the server as it is written here.
     """
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         if text[:1] in '{["':
             raise
         return text
+    if _depth(value) > MAX_PARAM_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_PARAM_DEPTH} levels")
+    if _LONG_NUMBER.search(text):
+        # It would have become a float: another number, and no whole one.
+        json.loads(text, parse_int=_whole_number)
+    return value
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"{one_line(digits, 40)} is beyond 64 bits")
+    return int(digits)
+
+
+def _depth(value: Any) -> int:
+    """Levels of arrays and objects, counted up to one more than are allowed."""
+    depth, level = 0, [value]
+    while depth <= MAX_PARAM_DEPTH and (level := [each for each in level if isinstance(each, dict | list)]):
+        depth += 1
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return depth
 
 
 def identify(

@@ -207,6 +207,26 @@ def test_json_that_is_none_names_row_and_column(refused, bad):
     assert "is not JSON" in str(error)
 
 
+@pytest.mark.parametrize("number", [0, -1, 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1])
+def test_whole_numbers_keep_every_digit(number):
+    value = parse_param(f'{{"a": [{number}], "b": "{2**70}"}}')
+    assert value == {"a": [number], "b": str(2**70)}
+    assert isinstance(value["a"][0], int)
+
+
+@pytest.mark.parametrize("bad", [str(2**64), f"[{-(2**63) - 1}]", "9" * 100])
+def test_a_whole_number_that_would_become_another_one_is_refused(refused, bad):
+    error = refused(f"provider,model,param:seed\nmock,m,{bad}\n".encode())
+    assert (error.row, error.column) == (1, "param:seed")
+    assert "beyond 64 bits" in str(error)
+
+
+def test_a_parameter_that_no_body_can_hold_is_refused(refused):
+    error = refused(f"provider,model,param:x\nmock,m,{'[' * 201 + ']' * 201}\n".encode())
+    assert "nested deeper than 200 levels" in str(error)
+    assert identify(**(ASKED | {"params": {"x": parse_param("[" * 200 + "]" * 200)}}))
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 

@@ -192,9 +192,9 @@ def _format_of(response_format: object) -> object:
     if not isinstance(response_format, Mapping):
         return response_format
     kind = response_format.get("type")
-    if kind == "json_object":
-        return "json"
-    if kind == "json_schema":
-        inner = response_format.get("json_schema")
-        return inner.get("schema") if isinstance(inner, Mapping) else None
-    return None
+    if kind not in {"json_object", "json_schema"}:
+        return None
+    inner = response_format.get("json_schema")
+    # Some servers of OpenAI's API take the schema without an envelope.
+    schema = (inner if isinstance(inner, Mapping) else response_format).get("schema")
+    return "json" if schema is None and kind == "json_object" else schema
