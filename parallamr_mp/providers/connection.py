@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parallamr_mp.errors import BadInput
+from parallamr_mp.providers.endpoints import split_base_urls
 from parallamr_mp.providers.http import HttpClient, make_session
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def setting(given: str | None, env: Mapping[str, str], variable: str) -> str | N
     """An argument, or the environment's value where there is none; blank means not set."""
     value = env.get(variable) if given is None else given
     return (value or "").strip() or None
+
+
+def url_from(given: str | None, env: Mapping[str, str], variable: str) -> str | None:
+    """As `setting`, for a base URL: the first one where the variable holds several."""
+    if given is not None:
+        return setting(given, env, variable)
+    return next(iter(split_base_urls(env.get(variable, ""))), None)
 
 
 def key_from(given: str | None, env: Mapping[str, str], variable: str) -> str | None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode, urlsplit
 
 from parallamr_mp.errors import BadInput
 
+_BETWEEN = re.compile(r"\s*,\s*(?=https?://)", re.IGNORECASE)
+"""Where one URL of a list ends and the next begins: a comma within a path is none of those."""
+_SECOND_HOST = re.compile(r",[^/,]*:\d+(?:/|$)")
+"""What no path holds but one with a second URL in it that lacks its scheme."""
 _SECRET_WORDS = ("key", "token", "secret", "sig", "password", "code")
 
 
@@ -51,8 +56,13 @@ class BaseUrl:
         return tuple(value for value in found if value)
 
 
+def split_base_urls(value: str) -> tuple[str, ...]:
+    """The URLs of a list with commas between them, as a variable may hold it; a single URL as it is."""
+    return tuple(url for part in _BETWEEN.split(value) if (url := part.strip().rstrip(",").rstrip()))
+
+
 def parse_base_url(value: str, variable: str) -> BaseUrl:
-    """Takes a base URL apart. A trailing slash does not matter.
+    """Takes one base URL apart. A trailing slash does not matter.
 
     Raises `BadInput` that names `variable` when the value is no http(s) URL
     with a host. The value is not repeated: it may hold a password.
@@ -68,6 +78,8 @@ def parse_base_url(value: str, variable: str) -> BaseUrl:
     host = parts.hostname
     if not host or any(character.isspace() for character in text):
         raise BadInput(f"{variable} is not a URL with a host", hint=_HINT)
+    if "," in host or _SECOND_HOST.search(parts.path):
+        raise BadInput(f"{variable}: each of several URLs has to start with http:// or https://", hint=_HINT)
     user_info = None
     if parts.username is not None:
         user_info = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

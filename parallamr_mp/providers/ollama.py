@@ -12,7 +12,7 @@ from parallamr_mp.models import ChatRequest, ModelInfo, Reply
 from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce
 from parallamr_mp.providers.chat_completions import messages_of
-from parallamr_mp.providers.connection import Connection, setting
+from parallamr_mp.providers.connection import Connection, url_from
 from parallamr_mp.providers.endpoints import parse_base_url
 from parallamr_mp.providers.http import HttpReply, failure_from_status
 
@@ -32,8 +32,8 @@ _NUM_CTX = re.compile(r"^\s*num_ctx\s+(\d+)\s*$", re.MULTILINE)
 class OllamaProvider:
     """Asks an Ollama server; safe from many threads, over one session.
 
-    The server is `base_url`, else OLLAMA_BASE_URL of `env` (None:
-    `os.environ`), else this machine's. Raises `BadInput` for a base URL
+    The server is `base_url`, else the first one of OLLAMA_BASE_URL in `env`
+    (None: `os.environ`), else this machine's. Raises `BadInput` for a base URL
     without a scheme. Model names are sent as they are, tags included. Timeout
     and session as in `OpenAIProvider`.
     """
@@ -50,7 +50,7 @@ class OllamaProvider:
         env: Mapping[str, str] | None = None,
     ) -> None:
         env = os.environ if env is None else env
-        url = setting(base_url, env, "OLLAMA_BASE_URL")
+        url = url_from(base_url, env, "OLLAMA_BASE_URL")
         self._base = parse_base_url(url or DEFAULT_BASE_URL, "OLLAMA_BASE_URL")
         basic = self._base.basic_auth()
         self._headers = {} if basic is None else {"Authorization": basic}
@@ -61,7 +61,11 @@ class OllamaProvider:
     def from_settings(cls, settings: ProviderSettings) -> OllamaProvider:
         """The factory named by the entry point."""
         return cls(
-            timeout=settings.timeout, session=settings.session, threads=settings.threads, env=settings.env
+            timeout=settings.timeout,
+            session=settings.session,
+            base_url=settings.base_url,
+            threads=settings.threads,
+            env=settings.env,
         )
 
     def complete(self, request: ChatRequest) -> Reply:

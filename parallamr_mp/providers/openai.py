@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from parallamr_mp.errors import MissingKey
 from parallamr_mp.providers.chat_completions import ChatCompletions, ChatCompletionsProvider
-from parallamr_mp.providers.connection import Connection, key_from, setting
+from parallamr_mp.providers.connection import Connection, key_from, setting, url_from
 from parallamr_mp.providers.endpoints import BaseUrl, parse_base_url
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class OpenAIProvider(ChatCompletionsProvider):
     """Asks an OpenAI-compatible server; safe from many threads, over one session.
 
     What is None is read from `env` (None: `os.environ`): OPENAI_API_KEY,
-    OPENAI_BASE_URL, OPENAI_ORG_ID, OPENAI_API_VERSION. A base URL makes the
-    key optional. Azure is meant when the host ends in `.azure.com`, when there
+    OPENAI_BASE_URL (the first one of a list), OPENAI_ORG_ID, OPENAI_API_VERSION.
+    A base URL makes the key optional. Azure is meant when the host ends in `.azure.com`, when there
     is an API version, or when OPENAI_API_TYPE is `azure`: it gets the key in
     an `api-key` header and the version in the query. Raises `MissingKey` and
     `BadInput`. `timeout` is the total of seconds per request. An injected
@@ -46,7 +46,7 @@ class OpenAIProvider(ChatCompletionsProvider):
         env: Mapping[str, str] | None = None,
     ) -> None:
         env = os.environ if env is None else env
-        url = setting(base_url, env, "OPENAI_BASE_URL")
+        url = url_from(base_url, env, "OPENAI_BASE_URL")
         key = key_from(api_key, env, "OPENAI_API_KEY")
         organization = setting(organization, env, "OPENAI_ORG_ID")
         version = setting(api_version, env, "OPENAI_API_VERSION")
@@ -75,7 +75,11 @@ class OpenAIProvider(ChatCompletionsProvider):
     def from_settings(cls, settings: ProviderSettings) -> OpenAIProvider:
         """The factory named by the entry point."""
         return cls(
-            timeout=settings.timeout, session=settings.session, threads=settings.threads, env=settings.env
+            timeout=settings.timeout,
+            session=settings.session,
+            base_url=settings.base_url,
+            threads=settings.threads,
+            env=settings.env,
         )
 
     def __repr__(self) -> str:

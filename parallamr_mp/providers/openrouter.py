@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from parallamr_mp.errors import MissingKey
 from parallamr_mp.providers.chat_completions import ChatCompletions, ChatCompletionsProvider
-from parallamr_mp.providers.connection import Connection, key_from, setting
+from parallamr_mp.providers.connection import Connection, key_from, url_from
 from parallamr_mp.providers.endpoints import parse_base_url
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class OpenRouterProvider(ChatCompletionsProvider):
     """Asks OpenRouter; safe from many threads, over one session.
 
     What is None is read from `env` (None: `os.environ`): OPENROUTER_API_KEY,
-    which is required, and OPENROUTER_BASE_URL. Raises `MissingKey` and
+    which is required, and OPENROUTER_BASE_URL, the first one of a list. Raises `MissingKey` and
     `BadInput`. Every request asks for usage with its cost. Timeout and session
     as in `OpenAIProvider`.
     """
@@ -41,7 +41,7 @@ class OpenRouterProvider(ChatCompletionsProvider):
     ) -> None:
         env = os.environ if env is None else env
         key = key_from(api_key, env, "OPENROUTER_API_KEY")
-        url = setting(base_url, env, "OPENROUTER_BASE_URL")
+        url = url_from(base_url, env, "OPENROUTER_BASE_URL")
         if key is None:
             raise MissingKey(
                 "OPENROUTER_API_KEY is not set",
@@ -60,7 +60,11 @@ class OpenRouterProvider(ChatCompletionsProvider):
     def from_settings(cls, settings: ProviderSettings) -> OpenRouterProvider:
         """The factory named by the entry point."""
         return cls(
-            timeout=settings.timeout, session=settings.session, threads=settings.threads, env=settings.env
+            timeout=settings.timeout,
+            session=settings.session,
+            base_url=settings.base_url,
+            threads=settings.threads,
+            env=settings.env,
         )
 
     def __repr__(self) -> str:

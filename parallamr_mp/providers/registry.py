@@ -28,6 +28,14 @@ _BUILT_IN = {
 }
 
 
+BASE_URL_VARIABLES = {
+    "openai": "OPENAI_BASE_URL",
+    "openrouter": "OPENROUTER_BASE_URL",
+    "ollama": "OLLAMA_BASE_URL",
+}
+"""Where the environment says which server, or servers, a provider is to ask."""
+
+
 def known_providers() -> list[str]:
     """Every name `build_provider` takes: the built-in ones, then those of plug-ins, sorted."""
     return [*_BUILT_IN, *sorted({point.name for point in _plug_ins()})]
@@ -61,9 +69,10 @@ def _from_plug_in(point: EntryPoint, settings: ProviderSettings) -> Provider:
         raise
     except Exception as error:
         # A boundary: anything may go wrong in code that is not ours, on import too.
-        from parallamr_mp.providers.secrets import environment_secrets, redactor  # noqa: PLC0415 - as below
+        from parallamr_mp.providers import secrets  # noqa: PLC0415 - as below
 
-        said = redactor(environment_secrets(settings.env))(f"{type(error).__name__}: {error}")
+        hidden = secrets.environment_secrets(settings.env) | secrets.route_secrets([settings.base_url or ""])
+        said = secrets.redactor(hidden)(f"{type(error).__name__}: {error}")
         raise BadInput(f"the provider {point.name!r} of {_owner(point)} is broken: {said}") from error
     if not callable(getattr(provider, "complete", None)):
         raise BadInput(f"the provider {point.name!r} of {_owner(point)} has no method `complete`")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from parallamr_mp.providers.endpoints import query_secrets, url_secrets
+from parallamr_mp.providers.endpoints import query_secrets, split_base_urls, url_secrets
 from parallamr_mp.providers.failures import SHORTEST_SECRET, forms_of
 
 if TYPE_CHECKING:
@@ -29,13 +29,22 @@ def environment_secrets(env: Mapping[str, str]) -> frozenset[str]:
         text = value.strip()
         asked = name.upper().endswith(("_BASE_URL", "_PROXY"))
         if "://" in text or asked:
-            url = text if "://" in text else f"http://{text}"
-            found.update(query_secrets(url.partition("?")[2].partition("#")[0]))
-            # Of our own URLs a user without a password is a token; of others, a name.
-            if asked or ":" in url.partition("://")[2].rpartition("@")[0]:
-                found.update(url_secrets(url))
+            for part in split_base_urls(text):
+                url = part if "://" in part else f"http://{part}"
+                found.update(query_secrets(url.partition("?")[2].partition("#")[0]))
+                # Of our own URLs a user without a password is a token; of others, a name.
+                if asked or ":" in url.partition("://")[2].rpartition("@")[0]:
+                    found.update(url_secrets(url))
         elif _TELLING.search(name) and len(text) >= _SHORTEST_FOUND:
             found.add(text)
+    return frozenset(found)
+
+
+def route_secrets(urls: Iterable[str]) -> frozenset[str]:
+    """What is secret in base URLs that were given by other ways than a variable."""
+    found: set[str] = set()
+    for url in urls:
+        found.update(query_secrets(url.partition("?")[2].partition("#")[0]), url_secrets(url))
     return frozenset(found)
 
 
