@@ -39,6 +39,7 @@ MAP = {
     "rows": (3, "sweep"),
     "provenance": (3, "sweep"),
     "lookups": (2, "lookups"),
+    "fleet": (2, "fleet"),
     "text": (0, "base"),
     "report": (3, "sweep"),
     "sweep": (3, "sweep"),
