@@ -19,7 +19,7 @@ from parallamr_mp.prompts import Template, combine
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.http import make_session
 from parallamr_mp.providers.registry import build_provider
-from parallamr_mp.providers.secrets import environment_secrets, redactor
+from parallamr_mp.providers.secrets import environment_secrets, redactor, route_secrets
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.rescue_file import RescueFile
 
@@ -36,7 +36,10 @@ class Asker:
         self._lock = threading.Lock()
         self._rescue = RescueFile(spec.rescue, columns_for(spec.columns))
         # Our own providers show no secrets. What a plug-in's exceptions quote is not known.
-        self._hide = redactor(environment_secrets(os.environ))
+        self._secrets = environment_secrets(os.environ)
+        self._hide = redactor(self._secrets)
+        self._hides: dict[str, Callable[[str], str]] = {}
+        """By route, for those that hold a secret of their own."""
 
     def __call__(self, task: RowTask, attempt: int, route: str) -> RowResult:
         """Asks once, at the base URL `route` where there is a choice.
@@ -56,13 +59,14 @@ class Asker:
             started = time.monotonic()
             reply = provider.complete(request)
         except BaseException as error:  # also SystemExit: one broken row must not cost a thread
-            failure = self._failure(error)
+            failure = self._failure(error, route)
         if failure is not None:
             # Outside of `except`: it would bring along the error with all that was hidden.
             raise failure
         latency = time.monotonic() - started
         characters = len(prompt) + len(system or "")
-        return answered(spec, task, attempt, reply, latency, characters, unfilled, self._hide)
+        hide = self._hides.get(route, self._hide)
+        return answered(spec, task, attempt, reply, latency, characters, unfilled, hide)
 
     def rescue(self, unsaved: Sequence[Unsaved]) -> None:
         """Saves rows that may not have reached the results file; `--resume` knows which it has already."""
@@ -76,16 +80,17 @@ class Asker:
         with contextlib.suppress(OutputError):
             self._rescue.sync()
 
-    def _failure(self, error: BaseException) -> ProviderError:
-        """The error for what a provider raised, without the secrets of the environment."""
+    def _failure(self, error: BaseException, route: str) -> ProviderError:
+        """The error for what a provider raised, without the secrets of the environment and of `route`."""
+        hide = self._hides.get(route, self._hide)
         if not isinstance(error, ProviderError):
-            return ProviderError("internal", self._hide(f"{type(error).__name__}: {error}"))
+            return ProviderError("internal", hide(f"{type(error).__name__}: {error}"))
         return ProviderError(
             error.kind,
-            self._hide(str(error.message)),
+            hide(str(error.message)),
             retryable=error.retryable,
             retry_after=error.retry_after,
-            endpoint=self._hide(str(error.endpoint)),
+            endpoint=hide(str(error.endpoint)),
             unknown=error.unknown,
             refused=error.refused,
             unreached=error.unreached,
@@ -100,6 +105,8 @@ class Asker:
             with self._lock:
                 provider = self._providers.get((name, route))
                 if provider is None:
+                    if secrets := route_secrets([route]) - self._secrets:
+                        self._hides[route] = redactor(self._secrets | secrets)
                     if self._session is None:
                         self._session = make_session(self._spec.threads, os.environ)
                     settings = ProviderSettings(
