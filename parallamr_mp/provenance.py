@@ -19,11 +19,12 @@ from typing import Any
 
 from parallamr_mp import events
 from parallamr_mp._version import __version__
-from parallamr_mp.config import RunConfig
+from parallamr_mp.config import EndpointSpec, RunConfig
 from parallamr_mp.errors import OutputError
+from parallamr_mp.fleet import shown_settings
 from parallamr_mp.outputs import Output
 from parallamr_mp.plan import Plan
-from parallamr_mp.providers.secrets import environment_secrets, redactor
+from parallamr_mp.providers.secrets import environment_secrets, redactor, route_secrets
 from parallamr_mp.report import RunSummary
 from parallamr_mp.results.manifest import FORMAT, load_manifest, save_manifest
 
@@ -36,7 +37,9 @@ class Provenance:
 
     def __init__(self, config: RunConfig, plan: Plan, bus: events.EventBus) -> None:
         self._config, self._outputs, self._bus = config, plan.outputs, bus
-        self._hide = redactor(environment_secrets(os.environ))
+        # The command line may hold a base URL with a password in it.
+        given = route_secrets(spec.url for spec in config.endpoints)
+        self._hide = redactor(environment_secrets(os.environ) | given)
         self._run: dict[str, Any] = {
             "version": __version__,
             "python": platform.python_version(),
@@ -146,6 +149,8 @@ def _inputs(config: RunConfig) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [shown_settings(each) if isinstance(each, EndpointSpec) else each for each in value]
     return dict(value) if isinstance(value, Mapping) else value
 
 
