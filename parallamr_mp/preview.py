@@ -11,7 +11,7 @@ from parallamr_mp.experiments import Table
 from parallamr_mp.lookups import close_providers
 from parallamr_mp.past import Past
 from parallamr_mp.results.lock import holder
-from parallamr_mp.sweep import Injected, build_used_providers, input_files, make_plan
+from parallamr_mp.sweep import Injected, build_used_providers, input_files, make_fleet, make_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
     check(config)
     with contextlib.closing(Table(config.experiments)) as table:
         plan = make_plan(config, table, injected)
-        providers = build_used_providers(plan, config, injected)
+        providers = build_used_providers(plan, config, injected, make_fleet(config, injected))
         if injected.providers is None:
             close_providers(providers)
         plan.outputs.check(input_files(config, plan), rewritten=config.flatten)

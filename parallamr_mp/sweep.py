@@ -33,7 +33,8 @@ from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
 from parallamr_mp.errors import BadInput, EngineError, InputChanged, OutputError
 from parallamr_mp.experiments import Table
-from parallamr_mp.lookups import close_providers, look_up_windows
+from parallamr_mp.fleet import Fleet
+from parallamr_mp.lookups import build_scouts, close_providers, look_up_windows
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
@@ -42,7 +43,7 @@ from parallamr_mp.policy.retry import RetryPolicy
 from parallamr_mp.policy.schedule import Schedule
 from parallamr_mp.provenance import Provenance
 from parallamr_mp.providers.base import Provider, ProviderSettings, is_free
-from parallamr_mp.providers.registry import build_provider, known_providers
+from parallamr_mp.providers.registry import known_providers
 from parallamr_mp.providers.secrets import environment_secrets, redactor
 from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
@@ -129,8 +130,9 @@ def _run(
     spooled: bool = False,
 ) -> RunSummary:
     plan = make_plan(config, table, injected)
-    providers = build_used_providers(plan, config, injected)
-    for notice in plan.unknown_variables():
+    fleet = make_fleet(config, injected)
+    providers = build_used_providers(plan, config, injected, fleet)
+    for notice in (*fleet.take_notices(), *plan.unknown_variables()):
         bus.publish(events.Notice(notice))
     fresh = not config.resume and not config.overwrite
     if fresh:
@@ -358,16 +360,24 @@ def _check_names(table: Table) -> None:
 def input_files(config: RunConfig, plan: Plan) -> set[str]:
     """Every file that is read, and thus cannot be an output."""
     fixed = {config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else [])}
-    return fixed | plan.survey.inputs
+    return fixed | plan.survey.inputs | ({config.endpoints_file} if config.endpoints_file else set())
 
 
-def build_used_providers(plan: Plan, config: RunConfig, injected: Injected) -> dict[str, Provider]:
-    """One instance of each provider the table names. Raises `MissingKey` for one that cannot be used."""
+def make_fleet(config: RunConfig, injected: Injected) -> Fleet:
+    """The endpoints there are. Raises `BadInput`."""
+    own = injected.providers
+    return Fleet(config, os.environ, known_providers() if own is None else [*own], fixed=own or ())
+
+
+def build_used_providers(
+    plan: Plan, config: RunConfig, injected: Injected, fleet: Fleet
+) -> dict[str, Provider]:
+    """Each provider the table names, for look-ups. Raises `MissingKey` for one that cannot be used."""
     used = dict.fromkeys(provider for provider, _ in plan.survey.models)
     if injected.providers is not None:
         return {name: injected.providers[name] for name in used}
     settings = ProviderSettings(config.timeout, injected.session, threads=1)
-    return {name: build_provider(name, settings) for name in used}
+    return {name: build_scouts(name, fleet.of(name), settings) for name in used}
 
 
 class _Interrupted(Exception):  # noqa: N818  - as KeyboardInterrupt
@@ -420,7 +430,7 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
     injected = injected or Injected()
     with contextlib.closing(Table(config.experiments)) as table:
         plan = make_plan(config, table, injected)
-        providers = build_used_providers(plan, config, injected)
+        providers = build_used_providers(plan, config, injected, make_fleet(config, injected))
         if injected.providers is None:
             close_providers(providers)
         if not config.resume and not config.overwrite:
