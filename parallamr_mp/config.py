@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -120,30 +121,50 @@ class RunConfig:
     """The command line that this was made from, for the manifest; empty: none."""
 
 
+_LEAST: Mapping[str, float] = {
+    "procs": 0,
+    "threads": 1,
+    "total_limit": 1,
+    "timeout": 0.001,
+    "drain_timeout": 0,
+    "orphan_grace": 0,
+    "max_retries": 0,
+    "max_wait": 0,
+    "breaker_failures": 1,
+    "max_cost": 0,
+    "stop_after": 0.001,
+    "stop_before": 0,
+    "first_row": 1,
+    "repeat": 1,
+}
+
+
 def check(config: RunConfig) -> None:
     """Raises `BadInput` for values that make no sense, alone or together."""
-    smallest = {
-        "procs": 0,
-        "threads": 1,
-        "total_limit": 1,
-        "timeout": 0.001,
-        "drain_timeout": 0,
-        "orphan_grace": 0,
-        "max_retries": 0,
-        "first_row": 1,
-        "repeat": 1,
-    }
-    for name, least in smallest.items():
+    for name, least in _LEAST.items():
         value = getattr(config, name)
         if value is not None and not value >= least:
             option = "--" + name.replace("_", "-")
-            wish = "must be positive" if name == "timeout" else f"must be at least {least}"
+            wish = f"must be at least {least}" if least in {0, 1} else "must be positive"
             raise BadInput(f"{option} {value}: {wish}")
+    if config.retry_truncated is not None and not 1 < config.retry_truncated < math.inf:
+        raise BadInput(f"--retry-truncated {config.retry_truncated}: must be more than 1")
+    if config.max_errors is not None and config.max_errors < 0:
+        raise BadInput(f"--fail-on-error {config.max_errors}: must be at least 0")
+    if config.max_error_share is not None and not 0 <= config.max_error_share <= 1:
+        raise BadInput(f"--fail-on-error {config.max_error_share:.6g} of all rows: must be from 0 % to 100 %")
     if config.last_row is not None and config.last_row < config.first_row:
         raise BadInput(f"rows {config.first_row} to {config.last_row}: there is none")
-    for provider, limit in config.limits.items():
-        if limit < 1:
-            raise BadInput(f"{provider}: {limit} requests at once; must be at least 1")
+    for scope in {**config.limits, **config.rpm, **config.tpm}:
+        _check_limits(scope, config.limits.get(scope), config.rpm.get(scope), config.tpm.get(scope))
+    for endpoint in config.endpoints:
+        whose = f"an endpoint of {endpoint.provider}"
+        _check_limits(whose, endpoint.concurrency, endpoint.rpm, endpoint.tpm)
+        if not 0 < endpoint.weight < math.inf:
+            raise BadInput(f"{whose}: weight {endpoint.weight:g}; must be positive")
+    for model, price in config.prices.items():
+        if not (0 <= price.input < math.inf and 0 <= price.output < math.inf):
+            raise BadInput(f"{model}: price {price.input:g}:{price.output:g}; must be at least 0")
     for name in config.params:
         if name in RESERVED_PARAMS:
             raise BadInput(f"--param {name}: cannot be set by a parameter")
@@ -157,6 +178,14 @@ def check(config: RunConfig) -> None:
         )
     if config.resume and config.output is None:
         raise BadInput("--resume needs --output", hint="Standard output cannot be resumed.")
+
+
+def _check_limits(whose: str, concurrency: int | None, rpm: float | None, tpm: float | None) -> None:
+    if concurrency is not None and concurrency < 1:
+        raise BadInput(f"{whose}: {concurrency} requests at once; must be at least 1")
+    for name, value in (("requests", rpm), ("tokens", tpm)):
+        if value is not None and not 0 < value < math.inf:
+            raise BadInput(f"{whose}: {value:g} {name} a minute; must be positive")
 
 
 def drain_seconds(config: RunConfig, env: Mapping[str, str] | None = None) -> float:

@@ -43,6 +43,11 @@ class ExperimentRunner:
         self._config, self._injected = config, injected
         self.bus = EventBus()
 
+    @property
+    def config(self) -> RunConfig:
+        """The settings of every run; its files are given when it is started."""
+        return self._config
+
     def run_experiments(
         self,
         prompt_file: _Path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from support.cli import Place, environment
+from support.cli import Place, environment, run_cli
 
 OLD = "what was here before\n"
 
@@ -112,7 +112,33 @@ def test_json_lines_that_cannot_be_run_are_refused(place, server, lines, says):
         (["--max-concurrent", "0"], "0: must be at least 1"),
         (["--ollama-concurrency", "0"], ["ollama", "must be at least 1"]),
         (["--timeout", "0"], "--timeout 0.0: must be positive"),
-        (["--timeout", "soon"], "Invalid value for '--timeout'"),
+        (["--timeout", "soon"], "--timeout soon: expected a time, as in 90, 90s, 5m"),
+        (["--max-wait", "30m1h"], "--max-wait 30m1h: expected a time"),
+        (["--max-wait", "-1"], "--max-wait -1.0: must be at least 0"),
+        (["--stop-after", "0"], "--stop-after 0.0: must be positive"),
+        (["--concurrency", "openai"], ["--concurrency openai: expected SCOPE=VALUE", "openai/gpt-4o=2"]),
+        (["--concurrency", "openai=many"], "--concurrency openai many: expected a whole number"),
+        (["--concurrency", "openai=0"], "openai: 0 requests at once; must be at least 1"),
+        (["--concurrency", "opnai=3"], ["--concurrency: unknown provider 'opnai'", "Known: mock, ollama"]),
+        (["--concurrency", "openai/=3"], "--concurrency openai/: expected PROVIDER/MODEL"),
+        (
+            ["--concurrency", "openai=3", "--openai-concurrency", "4"],
+            "--concurrency and --openai-concurrency: openai has two values",
+        ),
+        (["--limit-rpm", "openai=5kk"], "--limit-rpm openai 5kk: expected a number, as in 500, 200k"),
+        (["--limit-tpm", "openai=0"], "openai: 0 tokens a minute; must be positive"),
+        (["--endpoint", "http://n1:8000/v1"], "--endpoint: expected PROVIDER=URL"),
+        (["--endpoint", "openai=n1:8000/v1"], "has to start with http:// or https://"),
+        (["--endpoint", "nobody=http://n1:8000/v1"], "unknown provider 'nobody'"),
+        (["--endpoint", "openai=http://n1:8000/v1 weight=0"], "an endpoint of openai: weight 0"),
+        (["--breaker-failures", "0"], "--breaker-failures 0: must be at least 1"),
+        (["--max-cost", "-1"], "--max-cost -1.0: must be at least 0"),
+        (["--price", "openai=1:2"], "--price openai: expected PROVIDER/MODEL"),
+        (["--price", "openai/gpt-4o=2"], "expected INPUT:OUTPUT in USD a million tokens, as in 2.5:10"),
+        (["--price", "openai/gpt-4o=-1:2"], "openai/gpt-4o: price -1:2; must be at least 0"),
+        (["--fail-on-error", "some"], "--fail-on-error some: expected a number or a share, as in 5 or 10%"),
+        (["--fail-on-error", "101%"], "must be from 0 % to 100 %"),
+        (["--retry-truncated", "1"], "--retry-truncated 1.0: must be more than 1"),
         (["--max-retries", "-1"], "--max-retries -1: must be at least 0"),
         (["--drain-timeout", "-1"], "--drain-timeout -1.0: must be at least 0"),
         (["--limit", "0"], "--limit 0: must be at least 1"),
@@ -137,6 +163,9 @@ def test_options_that_make_no_sense_are_refused(place, server, options, says):
 
 def test_missing_arguments_are_refused(place, server):
     refuse(place, server, "--resume", says="--resume needs --output")
+    done = run_cli(place.folder, "run", "-e", "experiments.csv", env=place.env)
+    assert done.code == 2
+    assert "--prompt is missing" in done.stderr
     done = place.run("-e")
     assert done.code == 2
     assert "'-e'" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from parallamr_mp.cli.options import Invocation, command
+from parallamr_mp.cli.invocation import Invocation, command
 from parallamr_mp.preview import Preview
 from parallamr_mp.text import count
 

@@ -11,7 +11,8 @@ import sys
 
 import typer
 
-from parallamr_mp.cli.options import Display, Invocation, command
+from parallamr_mp.cli.invocation import Invocation, command
+from parallamr_mp.cli.options import Display
 from parallamr_mp.cli.summary import format_summary
 from parallamr_mp.errors import EngineError, OutputError
 from parallamr_mp.plan import Plan

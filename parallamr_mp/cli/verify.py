@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
-from parallamr_mp.cli.options import (
-    CONTEXT,
-    EXPERIMENTS,
-    LIMIT,
-    PARAM,
-    PROMPT,
-    RANGE,
-    REPEAT,
-    SYSTEM,
-    context_files,
-    params,
-    rows,
-)
+from parallamr_mp.cli.invocation import with_options
+from parallamr_mp.cli.options import BY_NAME, Option
+from parallamr_mp.cli.settings import Settings
+from parallamr_mp.cli.values import rows
 from parallamr_mp.errors import BadInput
 from parallamr_mp.runner import create_experiment_runner
 from parallamr_mp.text import count
@@ -26,21 +19,17 @@ from parallamr_mp.verify import Verdict, verify_file
 
 NOT_WHOLE = 3
 
-
-def verify(
-    results: Annotated[
-        str,
-        typer.Argument(metavar="RESULTS", help="Results file; with -e and -p it may hold {{column}}."),
+_OPTIONS = ("prompt", "experiments", "context", "system", "param", "repeat", "limit", "range")
+_RESULTS = inspect.Parameter(
+    "results",
+    inspect.Parameter.KEYWORD_ONLY,
+    annotation=Annotated[
+        str, typer.Argument(metavar="RESULTS", help="Results file; with -e and -p it may hold {{column}}.")
     ],
-    prompt: Annotated[str | None, PROMPT] = None,
-    experiments: Annotated[str | None, EXPERIMENTS] = None,
-    context: Annotated[list[str] | None, CONTEXT] = None,
-    system: Annotated[str | None, SYSTEM] = None,
-    param: Annotated[list[str] | None, PARAM] = None,
-    repeat: Annotated[int, REPEAT] = 1,
-    limit: Annotated[int | None, LIMIT] = None,
-    range_: Annotated[str | None, RANGE] = None,
-) -> None:
+)
+
+
+def _verify(results: str, settings: Settings) -> None:
     """Prove that a results file is whole, or tell what is amiss and what to do.
 
     parallamr-mp verify results.csv
@@ -52,20 +41,36 @@ def verify(
     experiment has exactly one row, made from just that. An error row is a row,
     too. Exit code 0: whole; 3: not.
     """
+    prompt, experiments = settings["prompt"], settings["experiments"]
     if (prompt is None) != (experiments is None):
         raise BadInput("--experiments and --prompt go together", hint="Give both, or neither.")
     if prompt is None or experiments is None:
         verdict = verify_file(results)
     else:
-        first, last = rows(range_, limit)
+        first, last = rows(settings["range"], settings["limit"])
         runner = create_experiment_runner(
-            system=system, params=params(param), repeat=repeat, first_row=first, last_row=last
+            system=settings["system"],
+            params=settings.params(),
+            repeat=settings["repeat"],
+            first_row=first,
+            last_row=last,
         )
-        verdict = runner.verify_experiments(prompt, experiments, results, context_files(context))
+        verdict = runner.verify_experiments(prompt, experiments, results, settings.texts("context"))
     for line in format_verdict(verdict):
         typer.echo(line)
     if not verdict.whole:
         raise typer.Exit(NOT_WHOLE)
+
+
+def _call(ctx: typer.Context, results: str, **given: Any) -> None:
+    _verify(results, Settings(ctx, given))
+
+
+def _optional(option: Option) -> Option:
+    return replace(option, help=option.help.removesuffix(" [required]"))
+
+
+verify = with_options(_call, _verify, (_optional(BY_NAME[name]) for name in _OPTIONS), _RESULTS)
 
 
 def format_verdict(verdict: Verdict) -> list[str]:
