@@ -10,8 +10,8 @@ from parallamr_mp.config import RunConfig, check
 from parallamr_mp.experiments import Table
 from parallamr_mp.lookups import close_providers
 from parallamr_mp.past import Past
+from parallamr_mp.prepare import Injected, build_used_providers, input_files, make_fleet, make_plan
 from parallamr_mp.results.lock import holder
-from parallamr_mp.sweep import Injected, build_used_providers, input_files, make_fleet, make_plan
 
 
 @dataclass(frozen=True, slots=True)

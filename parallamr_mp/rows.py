@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from parallamr_mp import events
 from parallamr_mp.answered import AttemptSpec, RowTask, unanswered
+from parallamr_mp.config import RunConfig
 from parallamr_mp.engine.messages import Append, OpenOutput, Outcome
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor
@@ -25,8 +26,15 @@ class RowResults:
     """Turns final outcomes into rows and hands them to the writer. Used by the dispatcher's thread."""
 
     def __init__(
-        self, spec: AttemptSpec, plan: Plan, past: Past, writer: WriterPeer, bus: events.EventBus
+        self,
+        config: RunConfig,
+        spec: AttemptSpec,
+        plan: Plan,
+        past: Past,
+        writer: WriterPeer,
+        bus: events.EventBus,
     ) -> None:
+        self._config = config
         self._spec, self._past, self._outputs, self._columns = spec, past, plan.outputs, plan.columns
         self._writer, self._bus = writer, bus
         self._opened: set[int] = set()

@@ -21,12 +21,13 @@ from parallamr_mp.config import (
 from parallamr_mp.errors import BadInput
 from parallamr_mp.events import EventBus
 from parallamr_mp.plan import Plan
+from parallamr_mp.prepare import Injected, validate
 from parallamr_mp.preview import Preview, preview_sweep
 from parallamr_mp.printers import LinePrinter
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.report import RunSummary
 from parallamr_mp.sources import FileLoader
-from parallamr_mp.sweep import Injected, run_sweep, validate
+from parallamr_mp.sweep import run_sweep
 from parallamr_mp.verify import Verdict, verify_sweep
 
 _Path = str | os.PathLike[str]

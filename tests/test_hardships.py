@@ -35,10 +35,10 @@ from parallamr_mp.experiments import Table as ExperimentTable
 from parallamr_mp.models import RESULT_COLUMNS
 from parallamr_mp.policy.job import Job
 from parallamr_mp.policy.schedule import Schedule
+from parallamr_mp.prepare import Injected, make_plan
 from parallamr_mp.results.flatten import exceeds, flatten
 from parallamr_mp.results.records import columns_for, encode_record
 from parallamr_mp.results.rewrite import drop_records, flatten_results
-from parallamr_mp.sweep import Injected, make_plan
 
 FEW = ("--procs", "1", "--threads", "2")
 WRITER_S = 5.0

@@ -37,7 +37,7 @@ class Pool:
         self._empty_since = None if self.endpoints else now
 
     def choose(self, now: float, job: Job, tokens: int) -> tuple[Endpoint | None, float]:
-        """The endpoint for this job, or None and the seconds until there may be one; inf: until an outcome."""
+        """The endpoint for this job, or None and seconds until there may be one; inf: until an outcome."""
         if len(self.endpoints) == 1:
             wait = self.endpoints[0].wait(now, job, tokens)
             return (self.endpoints[0], 0.0) if wait <= 0 else (None, wait)

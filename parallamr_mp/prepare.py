@@ -1,0 +1,103 @@
+"""What a run needs before it may begin: its plan, its endpoints, its providers, each checked.
+
+Nothing here sends or writes. `run`, `plan` and `verify` begin with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import requests
+
+from parallamr_mp.config import RunConfig, check
+from parallamr_mp.errors import BadInput
+from parallamr_mp.experiments import Table
+from parallamr_mp.fleet import Fleet
+from parallamr_mp.lookups import build_scouts, close_providers
+from parallamr_mp.outputs import Outputs
+from parallamr_mp.past import Past
+from parallamr_mp.plan import Plan
+from parallamr_mp.providers.base import Provider, ProviderSettings
+from parallamr_mp.providers.registry import known_providers
+from parallamr_mp.results.records import guard
+from parallamr_mp.sources import FileLoader, Sources
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """What a caller of the library brings along instead of what the environment says."""
+
+    providers: Mapping[str, Provider] | None = None
+    session: requests.Session | None = None
+    file_loader: FileLoader | None = None
+
+
+def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
+    """Reads and checks the whole table, and that its providers can be used. Raises `BadInput`."""
+    if config.excel_safe:
+        _check_names(table)
+    outputs = Outputs(config.output, table.columns)
+    sources = Sources(
+        prompt=config.prompt,
+        contexts=config.contexts,
+        system=config.system,
+        columns=table.columns,
+        loader=injected.file_loader,
+    )
+    plan = Plan(config, table, sources, outputs)
+    plan.look(frozenset(injected.providers if injected.providers is not None else known_providers()))
+    return plan
+
+
+def _check_names(table: Table) -> None:
+    """Refuses columns that a spreadsheet would run: prompts and `resume` go by the names as they are."""
+    for name in table.columns:
+        if guard(name) != name:
+            raise BadInput(
+                f"column {name!r}: a spreadsheet would run its name as a formula",
+                file=table.label,
+                hint="Rename the column, or go without --excel-safe.",
+            )
+
+
+def input_files(config: RunConfig, plan: Plan) -> set[str]:
+    """Every file that is read, and thus cannot be an output."""
+    fixed = {config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else [])}
+    return fixed | plan.survey.inputs | ({config.endpoints_file} if config.endpoints_file else set())
+
+
+def make_fleet(config: RunConfig, injected: Injected) -> Fleet:
+    """The endpoints there are. Raises `BadInput`."""
+    own = injected.providers
+    return Fleet(config, os.environ, known_providers() if own is None else [*own], fixed=own or ())
+
+
+def build_used_providers(
+    plan: Plan, config: RunConfig, injected: Injected, fleet: Fleet
+) -> dict[str, Provider]:
+    """Each provider the table names, for look-ups. Raises `MissingKey` for one that cannot be used."""
+    used = dict.fromkeys(provider for provider, _ in plan.survey.models)
+    if injected.providers is not None:
+        return {name: injected.providers[name] for name in used}
+    settings = ProviderSettings(config.timeout, injected.session, threads=1)
+    return {name: build_scouts(name, fleet.of(name), settings) for name in used}
+
+
+def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
+    """Everything `run_sweep` checks before it sends, and nothing else. Raises `BadInput`."""
+    check(config)
+    injected = injected or Injected()
+    with contextlib.closing(Table(config.experiments)) as table:
+        plan = make_plan(config, table, injected)
+        providers = build_used_providers(plan, config, injected, make_fleet(config, injected))
+        if injected.providers is None:
+            close_providers(providers)
+        if not config.resume and not config.overwrite:
+            plan.outputs.refuse_existing()
+        if config.resume:
+            Past(config, plan).scan()
+        plan.outputs.check(input_files(config, plan), rewritten=config.flatten)
+        return plan
