@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from parallamr_mp import events
 from parallamr_mp.models import Status
+from parallamr_mp.policy.thresholds import StopReason
 from parallamr_mp.text import kind_of
 
 _GROWTH = math.log(1.02)
@@ -66,6 +67,8 @@ class RunSummary:
     """Paths of the results files; empty for standard output."""
     signum: int | None = None
     """The signal that ended the run early."""
+    stop: StopReason | None = None
+    """Why the run stopped itself before its end."""
     notices: tuple[str, ...] = ()
     reasons: tuple[tuple[Status, str, int], ...] = ()
     """Why rows are warnings or errors, most frequent first: status, an example of the message, how many."""
@@ -124,7 +127,9 @@ class Tally:
         if count or len(self._reasons) < _MAX_REASONS:
             self._reasons[kind] = example, count + 1
 
-    def summary(self, outputs: tuple[str, ...], signum: int | None) -> RunSummary:
+    def summary(
+        self, outputs: tuple[str, ...], signum: int | None, stop: StopReason | None = None
+    ) -> RunSummary:
         """What has been counted so far."""
         return RunSummary(
             total=self._total,
@@ -143,6 +148,7 @@ class Tally:
             latency_p95=self._latency.at(0.95),
             outputs=outputs,
             signum=signum,
+            stop=stop,
             notices=tuple(self._notices),
             reasons=self._ranked_reasons(),
         )

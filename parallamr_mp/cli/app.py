@@ -1,7 +1,9 @@
 """The Typer application: its commands, `.env`, and what each error means to the shell.
 
 Exit codes: 0 all rows ok or warning · 1 fatal · 2 usage or bad input · 3 finished
-with error rows, or verified and not whole · 128+n ended by signal n.
+with error rows, or stopped for them, or verified and not whole · 4 stopped at a
+limit that was set (--max-cost, --stop-after, --stop-before): --resume goes on ·
+128+n ended by signal n.
 """
 
 from __future__ import annotations

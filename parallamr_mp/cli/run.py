@@ -20,6 +20,9 @@ from parallamr_mp.printers import PLAIN_INTERVAL, BarPrinter, LinePrinter, Plain
 from parallamr_mp.report import RunSummary
 from parallamr_mp.text import count
 
+STOPPED = 4
+"""Exit code of a run that stopped at a limit that it was given, with rows left to ask."""
+
 
 @command
 def run(given: Invocation) -> None:
@@ -43,9 +46,13 @@ def run(given: Invocation) -> None:
         ) from error
     if not given.quiet:
         print(format_summary(summary), file=sys.stderr)
-    if summary.signum is not None:
+    stop = summary.stop if summary.missing else None
+    if summary.signum is not None or stop is not None:
         print(_how_to_resume(summary, stdin="-" in given.files[:2]), file=sys.stderr)
+    if summary.signum is not None:
         raise typer.Exit(128 + summary.signum)
+    if stop is not None and stop.kind != "errors":
+        raise typer.Exit(STOPPED)
     if summary.error + summary.resumed_errors:
         raise typer.Exit(3)
 
@@ -86,14 +93,20 @@ def _tell_valid(plan: Plan) -> None:
 
 
 def _how_to_resume(summary: RunSummary, *, stdin: bool) -> str:
-    name = signal.Signals(summary.signum).name if summary.signum else "a signal"
-    left = f"Stopped by {name}: {summary.missing} of {summary.total} rows have no result yet."
+    stop = summary.stop if summary.signum is None else None
+    if stop is not None:
+        why = f"Stopped: {stop.text};"
+    else:
+        why = f"Stopped by {signal.Signals(summary.signum).name if summary.signum else 'a signal'}:"
+    left = f"{why} {summary.missing} of {summary.total} rows have no result yet."
     if not summary.outputs:
         return f"{left} What went to standard output cannot be gone on with; -o FILE can."
     if stdin:
         return f"{left} Run the same command with --resume to go on."
-    words = [word for word in sys.argv[1:] if word not in {"--overwrite", "--resume"}]
-    return f"{left} To go on: {shlex.join([*_program(), *words, '--resume'])}"
+    # Whoever stops for errors mends their cause, and wants these rows, too.
+    again = ["--resume", *(["--retry-errors"] if stop is not None and stop.kind == "errors" else [])]
+    words = [word for word in sys.argv[1:] if word not in {"--overwrite", *again}]
+    return f"{left} To go on: {shlex.join([*_program(), *words, *again])}"
 
 
 def _program() -> list[str]:
