@@ -130,7 +130,7 @@ def test_json_lines_that_cannot_be_run_are_refused(place, server, lines, says):
         (["--endpoint", "http://n1:8000/v1"], "--endpoint: expected PROVIDER=URL"),
         (["--endpoint", "openai=n1:8000/v1"], "has to start with http:// or https://"),
         (["--endpoint", "nobody=http://n1:8000/v1"], "unknown provider 'nobody'"),
-        (["--endpoint", "openai=http://n1:8000/v1 weight=0"], "an endpoint of openai: weight 0"),
+        (["--endpoint", "openai=http://n1:8000/v1 weight=0"], "--endpoint: weight has to be a number"),
         (["--breaker-failures", "0"], "--breaker-failures 0: must be at least 1"),
         (["--max-cost", "-1"], "--max-cost -1.0: must be at least 0"),
         (["--price", "openai=1:2"], "--price openai: expected PROVIDER/MODEL"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp.cli import values
-from parallamr_mp.config import EndpointSpec, Price
+from parallamr_mp.config import Price
 from parallamr_mp.errors import BadInput
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -81,28 +81,6 @@ def test_errors_allowed(text, allowed):
     assert values.errors_allowed(text, "--x") == allowed
 
 
-@given(
-    names,
-    st.none() | st.integers(1, 1000),
-    st.none() | st.integers(1, 10**9),
-    st.none() | st.floats(0.1, 10).map(lambda weight: round(weight, 3)),
-)
-def test_an_endpoint_comes_back_as_it_was_said(provider, concurrency, tpm, weight):
-    words = [f"{provider}=http://n1:8000/v1?a=b"]
-    for name, value in (("concurrency", concurrency), ("weight", weight), ("tpm", tpm)):
-        words += [] if value is None else [f"{name}={value}"]
-    weight = 1.0 if weight is None else weight
-    expected = EndpointSpec(provider, "http://n1:8000/v1?a=b", weight, concurrency, None, tpm)
-    assert values.endpoint("  ".join(words), "--x") == expected
-
-
-@pytest.mark.parametrize("text", ["openai=u:hush@n1", "openai=http://u:hush@n1:port/v1", "http://u:hush@n1"])
-def test_a_refused_endpoint_is_not_repeated_as_it_may_hold_a_password(text):
-    with pytest.raises(BadInput) as caught:
-        values.endpoint(text, "--x")
-    assert "hush" not in str(caught.value)
-
-
 PARSERS = [
     values.duration,
     values.amount,
@@ -111,7 +89,6 @@ PARSERS = [
     values.price,
     values.errors_allowed,
     values.by_scope,
-    values.endpoint,
     values.param,
 ]
 

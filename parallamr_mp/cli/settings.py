@@ -14,6 +14,7 @@ from parallamr_mp.cli import values
 from parallamr_mp.cli.options import ALIASES, BY_NAME, REPEATABLE, Kind
 from parallamr_mp.config import EndpointSpec
 from parallamr_mp.errors import BadInput
+from parallamr_mp.fleet import parse_endpoint
 from parallamr_mp.providers.registry import known_providers
 
 T = TypeVar("T")
@@ -141,7 +142,7 @@ class Settings:
             said: dict[str, list[tuple[EndpointSpec, Origin]]] = {}
             known = known or known_providers()
             for line in lines:
-                spec = values.endpoint(line, origin.where)
+                spec = parse_endpoint(line, origin.where)
                 values.check_provider(spec.provider, origin.where, known)
                 said.setdefault(spec.provider, []).append((spec, origin))
             found |= said

@@ -1,4 +1,4 @@
-"""The values of options, from text: times, amounts, limits by scope, prices, endpoints.
+"""The values of options, from text: times, amounts, limits by scope, prices.
 
 Each takes the text and `where` it stands (`--max-wait`, `PARALLAMR_MAX_WAIT`,
 `parallamr.toml: max-wait`), and raises `BadInput` that names it, says what was
@@ -12,10 +12,9 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from parallamr_mp.config import EndpointSpec, Price
+from parallamr_mp.config import Price
 from parallamr_mp.errors import BadInput
 from parallamr_mp.experiments import parse_param
-from parallamr_mp.providers.endpoints import parse_base_url
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _SECONDS), re.ASCII)
@@ -108,29 +107,6 @@ def check_provider(provider: str, where: str, known: Collection[str]) -> None:
     """Refuses an unknown provider."""
     if provider not in known:
         raise BadInput(f"{where}: unknown provider {provider!r}", hint=f"Known: {', '.join(sorted(known))}.")
-
-
-def endpoint(text: str, where: str) -> EndpointSpec:
-    """`openai=http://n1:8000/v1 weight=2 concurrency=32 rpm=500 tpm=200k`. Does not repeat the URL."""
-    first, *rest = text.split() or [""]
-    provider, equals, url = first.partition("=")
-    if not equals or not provider or not url:
-        raise BadInput(
-            f"{where}: expected PROVIDER=URL",
-            hint='For example "openai=http://n1:8000/v1 weight=2 concurrency=32".',
-        )
-    parse_base_url(url, f"{where} of {provider}")
-    found: dict[str, Any] = {}
-    for word in rest:
-        name, _, value = word.partition("=")
-        match name:
-            case "concurrency":
-                found[name] = whole(value, f"{where} {name}")
-            case "weight" | "rpm" | "tpm":
-                found[name] = amount(value, f"{where} {name}")
-            case _:
-                raise BadInput(f"{where} {word}: expected weight=, concurrency=, rpm= or tpm=")
-    return EndpointSpec(provider, url, **found)
 
 
 def param(text: str, where: str) -> tuple[str, Any]:
