@@ -14,8 +14,10 @@ from typing import Any
 import requests
 
 from parallamr_mp.models import Failure, Inputs, Reply, Status
+from parallamr_mp.providers.answers import TRUNCATED, is_cut
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.results.records import encode_record
+from parallamr_mp.schemas import json_in, misfit, schema_asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ def answered(
         warnings.insert(0, f"no value for {', '.join('{{' + name + '}}' for name in unfilled)}")
     if window is not None and max(input_tokens, input_characters // 4) > window:
         warnings.append(f"the input may exceed the context window of {window} tokens")
+    if (schema := schema_asked(task.provider, task.params)) is not None:
+        warnings = _held_against(schema, reply.text, warnings, cut=is_cut(reply.finish_reason))
     status = Status.WARNING if warnings else Status.OK
     message = hide("; ".join(warnings))
     record = _record(
@@ -108,6 +112,23 @@ def answered(
         endpoint=hide(str(reply.endpoint)),
     )
     return RowResult(record, status, message, latency, input_tokens, output_tokens, reply.cost_usd)
+
+
+def _held_against(schema: Mapping[str, Any], text: str, warnings: list[str], *, cut: bool) -> list[str]:
+    """The warnings, with one for an answer that does not fit its schema.
+
+    Of an answer that was cut it is not expected. If what came is no JSON, that
+    goes with the warning that it was cut; of an empty answer nothing more is said.
+    """
+    try:
+        value = json_in(text)
+    except ValueError as error:
+        if cut:
+            others = [warning for warning in warnings if warning != TRUNCATED]
+            return [*others, f"{TRUNCATED}, and what there is of it is no JSON"]
+        return [*warnings, f"the answer is no JSON: {error}"] if text.strip() or not warnings else warnings
+    said = None if cut else misfit(schema, value)
+    return warnings if said is None else [*warnings, said]
 
 
 def unanswered(

@@ -168,6 +168,11 @@ def check(config: RunConfig) -> None:
     for name in config.params:
         if name in RESERVED_PARAMS:
             raise BadInput(f"--param {name}: cannot be set by a parameter")
+    if config.json_schema is not None and (asked := config.params.keys() & {"response_format", "format"}):
+        raise BadInput(
+            f"--json-schema and --param {min(asked)} exclude each other",
+            hint="Give one of them for all rows.",
+        )
     if config.resume and config.overwrite:
         raise BadInput("--resume and --overwrite exclude each other", hint="Give one of them.")
     if config.retry_errors and not config.resume:

@@ -334,12 +334,17 @@ def parse_param(text: str) -> Any:
         if text[:1] in '{["':
             raise
         return text
+    check_sendable(value, text)
+    return value
+
+
+def check_sendable(value: Any, text: str) -> None:
+    """Raises ValueError where `value`, as read from `text`, is not what the text says or fits in no body."""
     if _depth(value) > MAX_PARAM_DEPTH:
         raise ValueError(f"nested deeper than {MAX_PARAM_DEPTH} levels")
     if _LONG_NUMBER.search(text):
         # It would have become a float: another number, and no whole one.
         json.loads(text, parse_int=_whole_number)
-    return value
 
 
 def _whole_number(digits: str) -> int:

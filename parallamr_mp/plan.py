@@ -8,10 +8,11 @@ pass 2   jobs           rows are read again, as slots get free
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 from parallamr_mp.answered import RowTask
 from parallamr_mp.config import RunConfig
@@ -25,6 +26,7 @@ from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.scan import cells_key, row_key
 from parallamr_mp.resume import Formerly, Identities
+from parallamr_mp.schemas import FORMAT_PARAMS, response_format
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
 
@@ -46,8 +48,17 @@ class Survey:
 class Plan:
     """One run's table, inputs and outputs, from the first look to the jobs. Used by one thread."""
 
-    def __init__(self, config: RunConfig, table: Table, sources: Sources, outputs: Outputs) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        table: Table,
+        sources: Sources,
+        outputs: Outputs,
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`schema` is the JSON schema that rows ask for unless they bring a format of their own."""
         self._config, self._table, self._sources, self.outputs = config, table, sources, outputs
+        self._format = {} if schema is None else {"response_format": response_format(schema)}
         self.input_columns = table.columns
         self.columns = columns_for(table.columns)
         self.survey = Survey()
@@ -132,12 +143,16 @@ class Plan:
             text = f"input file {error}"
             return Failure("input_file", text), blake2b(text.encode(), digest_size=16).digest()
 
+    def _params(self, experiment: Experiment) -> dict[str, Any]:
+        params = {**self._config.params, **self._table.params(experiment)}
+        return params if params.keys() & FORMAT_PARAMS else {**self._format, **params}
+
     def _identity(self, experiment: Experiment, values: dict[str, str], digest: bytes, repeat: int) -> str:
         return identify(
             provider=experiment.provider,
             model=experiment.model,
             variables=[item for item in values.items() if item[0] not in {"provider", "model"}],
-            params={**self._config.params, **self._table.params(experiment)},
+            params=self._params(experiment),
             sources=digest,
             repeat=repeat,
         )
@@ -204,7 +219,7 @@ class Plan:
                 continue
             values = self._table.variables(experiment)
             inputs, digest = self._inputs(values)
-            params = {**config.params, **self._table.params(experiment)}
+            params = self._params(experiment)
             file = self.outputs.number(experiment, values)
             label = f"row {experiment.row_number}"
             size = sum(map(len, experiment.values))

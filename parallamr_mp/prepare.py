@@ -23,7 +23,7 @@ from parallamr_mp.plan import Plan
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.registry import known_providers
 from parallamr_mp.results.records import guard
-from parallamr_mp.sources import FileLoader, Sources
+from parallamr_mp.sources import FileLoader, Sources, read_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,10 @@ def make_plan(config: RunConfig, table: Table, injected: Injected) -> Plan:
         columns=table.columns,
         loader=injected.file_loader,
     )
-    plan = Plan(config, table, sources, outputs)
+    schema = None
+    if config.json_schema is not None:
+        schema = read_schema(config.json_schema, injected.file_loader)
+    plan = Plan(config, table, sources, outputs, schema)
     plan.look(frozenset(injected.providers if injected.providers is not None else known_providers()))
     return plan
 
@@ -65,8 +68,15 @@ def _check_names(table: Table) -> None:
 
 def input_files(config: RunConfig, plan: Plan) -> set[str]:
     """Every file that is read, and thus cannot be an output."""
-    fixed = {config.prompt, config.experiments, *config.contexts, *([config.system] if config.system else [])}
-    return fixed | plan.survey.inputs | ({config.endpoints_file} if config.endpoints_file else set())
+    fixed = (
+        config.prompt,
+        config.experiments,
+        *config.contexts,
+        config.system,
+        config.json_schema,
+        config.endpoints_file,
+    )
+    return {path for path in fixed if path} | plan.survey.inputs
 
 
 def make_fleet(config: RunConfig, injected: Injected) -> Fleet:

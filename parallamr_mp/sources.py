@@ -12,11 +12,12 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol
 
 from parallamr_mp.errors import BadInput
 from parallamr_mp.models import Inputs
 from parallamr_mp.prompts import PathTemplate
+from parallamr_mp.schemas import parse_schema
 
 STDIN = "-"
 _CACHE_BYTES = 64 << 20
@@ -42,6 +43,15 @@ class DiskFileLoader:
 
 class SourceError(Exception):
     """A row's own input file cannot be read; `str` says which and why."""
+
+
+def read_schema(path: str, loader: FileLoader | None = None) -> dict[str, Any]:
+    """The JSON schema in a file. Raises `BadInput` for what cannot be read, and for what is none."""
+    try:
+        text = _read_text(path, loader or DiskFileLoader())
+    except SourceError as error:
+        raise BadInput(f"--json-schema {error}") from None
+    return parse_schema(text, path)
 
 
 class Sources:
@@ -141,14 +151,7 @@ class Sources:
         if (known := self._cache.get(path)) is not None:
             self._cache.move_to_end(path)
             return known
-        try:
-            text = self._loader.read_text(path)
-        except UnicodeDecodeError as error:
-            utf16 = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
-            kind = "is UTF-16, not UTF-8" if utf16 else f"is not UTF-8: {error.reason}"
-            raise SourceError(f"{path}: {kind}; save it as UTF-8") from None
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
+        text = _read_text(path, self._loader)
         known = text, _digest(text)
         self._cache[path] = known
         self._cached_bytes += len(text) + _ENTRY_BYTES
@@ -161,6 +164,17 @@ class Sources:
             self._read(path)
         except SourceError as error:
             raise BadInput(f"{option} {error}") from None
+
+
+def _read_text(path: str, loader: FileLoader) -> str:
+    try:
+        return loader.read_text(path)
+    except UnicodeDecodeError as error:
+        utf16 = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        kind = "is UTF-16, not UTF-8" if utf16 else f"is not UTF-8: {error.reason}"
+        raise SourceError(f"{path}: {kind}; save it as UTF-8") from None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _digest(text: str) -> bytes:

@@ -30,6 +30,7 @@ MAP = {
     "engine": (2, "engine"),
     "answered": (2, "rows"),
     "attempt": (2, "rows"),
+    "schemas": (2, "rows"),
     "sources": (2, "rows"),
     "outputs": (2, "rows"),
     "plan": (3, "sweep"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 200
 _CUT_REASONS = {"length", "max_tokens"}
+TRUNCATED = "truncated: the answer was cut at the token limit"
 _MOST = 2**53
 """No count is larger; from here on floats cannot tell whole numbers apart."""
 
@@ -76,6 +77,11 @@ def text_of(content: object, part_type: str = "text") -> str:
     return "".join(text for part in parts if isinstance(text := part.get(part_type), str))
 
 
+def is_cut(finish_reason: object) -> bool:
+    """Whether an answer ended because it reached a limit of tokens."""
+    return isinstance(finish_reason, str) and finish_reason in _CUT_REASONS
+
+
 def settle(
     text: str,
     *,
@@ -90,7 +96,7 @@ def settle(
     refusal, the tool calls as JSON, the reasoning.
     """
     warnings: list[str] = []
-    cut = finish_reason in _CUT_REASONS
+    cut = is_cut(finish_reason)
     if refusal:
         warnings.append("refused: the model declined to answer")
         text = text if text.strip() else refusal
@@ -103,7 +109,7 @@ def settle(
     elif not text.strip():
         warnings.append("the answer is empty")
     if cut:
-        warnings.append("truncated: the answer was cut at the token limit")
+        warnings.append(TRUNCATED)
     elif finish_reason == "content_filter":
         warnings.append("content filter: the server held back the answer or part of it")
     return text, tuple(warnings)

@@ -92,14 +92,14 @@ def extract_json(text: str) -> Json | None:
 def _extract(text: str) -> Json | None:
     if (found := _decode_whole(text)) is not None:
         return found
-    fences = [fence for fence in _fences(text) if "{" in fence.content or "[" in fence.content]
+    blocks = [fence for fence in fences(text) if "{" in fence.content or "[" in fence.content]
     budget = _Budget(text)
-    for fence in fences:
+    for fence in blocks:
         if (found := _decode_whole(fence.content)) is not None:
             return found
         if (found := _decode_past(fence, text, budget)) is not None:
             return found
-    for fence in fences:
+    for fence in blocks:
         if fence.label in _JSON_LABELS:
             found = _mend_whole(fence.content, budget)
             if found is None:
@@ -176,13 +176,15 @@ def _skip_blanks(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-class _Fence(NamedTuple):
+class Fence(NamedTuple):
+    """One fenced block: its first word of info in lower case, its text, and where that starts."""
+
     label: str
     content: str
     start: int
 
 
-def _fences(text: str) -> Iterator[_Fence]:
+def fences(text: str) -> Iterator[Fence]:
     """The fenced blocks of `text`; the last one may lack its end. Lines that open or close, by CommonMark."""
     opening: re.Match[str] | None = None
     for match in _FENCE.finditer(text):
@@ -195,12 +197,12 @@ def _fences(text: str) -> Iterator[_Fence]:
         yield _fence(opening, text, len(text))
 
 
-def _fence(opening: re.Match[str], text: str, end: int) -> _Fence:
+def _fence(opening: re.Match[str], text: str, end: int) -> Fence:
     label = opening[2].split(maxsplit=1)
-    return _Fence(label[0].lower() if label else "", text[opening.end() : end], opening.end())
+    return Fence(label[0].lower() if label else "", text[opening.end() : end], opening.end())
 
 
-def _decode_past(fence: _Fence, text: str, budget: _Budget) -> Json | None:
+def _decode_past(fence: Fence, text: str, budget: _Budget) -> Json | None:
     """The JSON that opens a block and ends behind it: what closed the block was inside a string."""
     start = _skip_blanks(text, fence.start)
     if text[start : start + 1] not in ("{", "[") or budget.left < 0:
