@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 from parallamr_mp import events
-from parallamr_mp.attempt import Asker
 from parallamr_mp.answered import AttemptSpec
+from parallamr_mp.attempt import Asker
 from parallamr_mp.config import RunConfig, drain_seconds
 from parallamr_mp.engine.dispatcher import Dispatcher, Ending
 from parallamr_mp.engine.outlet import WriterPeer

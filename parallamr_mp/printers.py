@@ -24,6 +24,8 @@ PLAIN_INTERVAL = 5.0
 _RATE_WINDOW = 30.0
 
 _MAX_TOLD = 10
+_LONG_COOL_DOWN = 10.0
+"""Seconds from which on a cool-down is worth a line."""
 _WIDE = 110
 """Columns of a terminal from which on there is room for a bar beside the figures."""
 _FIGURES = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -64,14 +66,16 @@ class _Counters:
         return self.tokens / max(1e-3, self._clock() - self.started)
 
     def details(self) -> str:
-        """Counts by status, in flight, retries waiting, tokens a second, the oldest request's age."""
+        """Counts by status, in flight and its limit, retries waiting, tokens a second, the oldest request."""
         parts = [f"{status.value} {count}" for status, count in self.by_status.items()]
-        parts.append(f"in flight {self.pulse.in_flight}")
+        limit = "" if self.pulse.limit is None else f"/{self.pulse.limit}"
+        parts.append(f"in flight {self.pulse.in_flight}{limit}")
         if self.pulse.waiting:
             parts.append(f"retrying {self.pulse.waiting}")
         parts.append(f"{self.tokens_per_second:,.0f} tok/s")
         if self.pulse.in_flight:
-            parts.append(f"oldest {self.pulse.oldest:.1f}s")
+            label = self.pulse.oldest_label and f" ({self.pulse.oldest_label})"
+            parts.append(f"oldest {self.pulse.oldest:.1f}s{label}")
         return " · ".join(parts)
 
 
@@ -85,6 +89,10 @@ class _Teller:
     def __init__(self, *, failures: bool) -> None:
         self._failures = failures
         self._told: set[str] = set()
+        self._away: dict[str, bool] = {}
+        """Endpoints of which was told that they are out of order."""
+        self._troubles: dict[str, int] = {}
+        """How often there was something to tell, by endpoint."""
 
     def line(self, event: events.Event) -> str | None:
         """The line for this event; None for those that only count."""
@@ -95,6 +103,8 @@ class _Teller:
                 return f"{event.label}: {event.failure.message}; trying again (told once for all rows)"
             case events.RowDone(status=Status.ERROR) if self._is_new(event.message):
                 return f"row {event.row_number}: error: {event.message} (told once for all rows)"
+            case events.EndpointChanged():
+                return self._of_endpoint(event)
             case events.WorkerLost():
                 how = "" if event.exit_code is None else f" ({_exit_text(event.exit_code)})"
                 return (
@@ -112,6 +122,25 @@ class _Teller:
                     f"{name}: no new requests; {event.in_flight} in flight"
                     f" may finish within {event.deadline:.0f} s. Again: end at once."
                 )
+        return None
+
+    def _of_endpoint(self, event: events.EndpointChanged) -> str | None:
+        """What to tell of an endpoint: less and less often, for some ask for a break every minute."""
+        if event.state == "closed":
+            told = self._away.pop(event.endpoint, False)
+            return f"{event.endpoint}: is back" if told else None
+        if event.state == "cooling" and event.seconds < _LONG_COOL_DOWN:
+            return None
+        times = self._troubles[event.endpoint] = self._troubles.get(event.endpoint, 0) + 1
+        if times & (times - 1) == 0:  # the first, second, fourth, eighth …
+            again = f", for the {times}th time" if times > 2 else ""
+            if event.state == "cooling":
+                return f"{event.endpoint}: asks to come back in {event.seconds:.0f} s{again} ({event.reason})"
+            self._away[event.endpoint] = True
+            return (
+                f"{event.endpoint}: out of order{again} ({event.reason}); rows wait or go elsewhere,"
+                " and it is tried from time to time"
+            )
         return None
 
     def _is_new(self, message: str) -> bool:

@@ -41,7 +41,6 @@ MAP = {
     "provenance": (3, "sweep"),
     "lookups": (2, "lookups"),
     "fleet": (2, "fleet"),
-    "walltime": (2, "walltime"),
     "text": (0, "base"),
     "report": (3, "sweep"),
     "sweep": (3, "sweep"),
