@@ -35,11 +35,25 @@ class EndpointSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceTier:
+    """What all tokens of a request cost, in USD a million, when its input is that large."""
+
+    above: int
+    """Holds for more input tokens than that."""
+    input: float
+    output: float
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """What a model's tokens cost, in USD a million."""
 
     input: float
     output: float
+    request: float = 0.0
+    """USD that each request costs besides."""
+    tiers: tuple[PriceTier, ...] = ()
+    """Instead of `input` and `output`, for large inputs; in rising order."""
 
 
 @dataclass(frozen=True, slots=True)
