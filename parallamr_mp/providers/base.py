@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import requests
 
+from parallamr_mp.config import Price
 from parallamr_mp.models import ChatRequest, ModelInfo, Reply
 
 
@@ -52,6 +53,15 @@ class ModelCatalogue(Protocol):
 
     def context_window(self, model: str) -> int | None:
         """The model's context window in tokens, or None when the server does not tell. Never raises."""
+        ...
+
+
+@runtime_checkable
+class PriceList(Protocol):
+    """What a provider may offer besides: what its models cost. Called in the parent, once a run."""
+
+    def price(self, model: str) -> Price | None:
+        """The model's price, or None when the server does not tell. Never raises."""
         ...
 
 

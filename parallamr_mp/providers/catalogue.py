@@ -1,11 +1,14 @@
-"""Context windows: read from what servers list, asked for once a run."""
+"""Context windows and prices: read from what servers list, asked for once a run."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from parallamr_mp.config import Price
 from parallamr_mp.providers.answers import count
 
 T = TypeVar("T")
@@ -14,6 +17,46 @@ LOOKUP_SECONDS = 10.0
 """How long a look-up may take: it is a courtesy, and must not hold up a run."""
 
 _FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a server's list says of one model."""
+
+    window: int | None = None
+    """Tokens."""
+    price: Price | None = None
+
+
+def listed(entry: Mapping[str, Any]) -> Listed:
+    """What a model's entry tells."""
+    return Listed(window_of(entry), price_of(entry))
+
+
+def price_of(entry: Mapping[str, Any]) -> Price | None:
+    """The price that a model's entry tells of, as OpenRouter writes it: `pricing`, in USD a token.
+
+    None where there is none, and where it is open, which OpenRouter writes as
+    -1 for models that choose another one.
+    """
+    pricing = entry.get("pricing")
+    if not isinstance(pricing, Mapping):
+        return None
+    prompt, completion = _usd(pricing.get("prompt")), _usd(pricing.get("completion"))
+    request = _usd(pricing.get("request", 0))
+    if prompt is None or completion is None or request is None:
+        return None
+    return Price(prompt * 1e6, completion * 1e6, request)
+
+
+def _usd(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        amount = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return amount if 0 <= amount < math.inf else None
 
 
 def window_of(entry: Mapping[str, Any]) -> int | None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import RESERVED_PARAMS, ChatRequest, ModelInfo, Reply
 from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
-from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, window_of
+from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, Listed, listed, window_of
 from parallamr_mp.providers.http import HttpClient, HttpReply, failure_from_status
 from parallamr_mp.providers.json_text import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from parallamr_mp.config import Price
     from parallamr_mp.errors import ProviderError
     from parallamr_mp.providers.connection import Connection
     from parallamr_mp.providers.endpoints import BaseUrl
@@ -49,7 +50,7 @@ class ChatCompletions:
         self._headers = dict(headers)
         self._extra = dict(extra or {})
         self._url = base.join("/chat/completions")
-        self._windows: AskedOnce[Mapping[str, int | None]] = AskedOnce(self._ask_windows, {})
+        self._listed: AskedOnce[Mapping[str, Listed]] = AskedOnce(self._ask_list, {})
 
     def complete(self, request: ChatRequest) -> Reply:
         """Asks once. Raises `ProviderError`."""
@@ -69,11 +70,18 @@ class ChatCompletions:
 
     def context_window(self, model: str) -> int | None:
         """The model's context window, asked for once for all models. Never raises."""
-        windows = self._windows.get("models")
-        return windows.get(model, windows.get(_ANY_OTHER))
+        return self._listing(model).window
 
-    def _ask_windows(self, _: str) -> Mapping[str, int | None]:
-        return _windows(self._models(LOOKUP_SECONDS))
+    def price(self, model: str) -> Price | None:
+        """The model's price, where the server's list has it; asked for with the windows. Never raises."""
+        return self._listing(model).price
+
+    def _listing(self, model: str) -> Listed:
+        known = self._listed.get("models")
+        return known.get(model) or known.get(_ANY_OTHER) or Listed()
+
+    def _ask_list(self, _: str) -> Mapping[str, Listed]:
+        return _by_name(self._models(LOOKUP_SECONDS))
 
     def _models(self, timeout: float | None = None) -> list[dict[str, Any]]:
         reply = self._client.get(self.base.join("/models"), self._headers, timeout=timeout)
@@ -164,12 +172,12 @@ def _cost(value: object) -> float | None:
     return float(value)
 
 
-def _windows(entries: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
-    windows = {str(entry["id"]): window_of(entry) for entry in entries}
+def _by_name(entries: Sequence[Mapping[str, Any]]) -> dict[str, Listed]:
+    known = {str(entry["id"]): listed(entry) for entry in entries}
     if len(entries) == 1 and entries[0].get("owned_by") == "llamacpp":
         # llama.cpp serves its one model under whatever name it is asked for.
-        windows[_ANY_OTHER] = windows[str(entries[0]["id"])]
-    return windows
+        known[_ANY_OTHER] = known[str(entries[0]["id"])]
+    return known
 
 
 class ChatCompletionsProvider:
@@ -189,6 +197,10 @@ class ChatCompletionsProvider:
     def context_window(self, model: str) -> int | None:
         """See `ModelCatalogue.context_window`."""
         return self._api.context_window(model)
+
+    def price(self, model: str) -> Price | None:
+        """See `PriceList.price`."""
+        return self._api.price(model)
 
     @property
     def endpoint(self) -> str:

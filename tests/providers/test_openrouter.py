@@ -9,7 +9,7 @@ from support.behaviours import answer, model_not_found, status
 
 from parallamr_mp.errors import BadInput, MissingKey, ProviderError
 from parallamr_mp.models import ChatRequest, ModelInfo
-from parallamr_mp.providers.base import ProviderSettings
+from parallamr_mp.providers.base import PriceList, ProviderSettings
 from parallamr_mp.providers.openrouter import OpenRouterProvider
 
 HELLO = ChatRequest("meta/llama:free", "hello")
@@ -77,3 +77,13 @@ def test_a_key_is_required_and_never_shown(provider):
     made = OpenRouterProvider(api_key="k", env={})
     assert repr(made) == "<OpenRouterProvider https://openrouter.ai/api/v1>"
     made.close()
+
+
+def test_prices_come_with_the_list_of_models_which_is_asked_for_once(server, provider):
+    pricing = {"prompt": "0.000001", "completion": "0.000002"}
+    server.behave_lookup(status(200, body={"data": [{"id": "m", "context_length": 9, "pricing": pricing}]}))
+    assert isinstance(provider, PriceList)
+    price = provider.price("m")
+    assert (price.input, price.output) == pytest.approx((1, 2))
+    assert (provider.context_window("m"), provider.price("other")) == (9, None)
+    assert len(server.lookups) == 1
