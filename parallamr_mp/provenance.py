@@ -13,7 +13,7 @@ import platform
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -150,9 +150,18 @@ def _inputs(config: RunConfig) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [shown_settings(each) if isinstance(each, EndpointSpec) else each for each in value]
-    return dict(value) if isinstance(value, Mapping) else value
+    """What JSON can hold. Fields that are not to be shown are left out."""
+    match value:
+        case EndpointSpec():
+            return shown_settings(value)
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case _ if is_dataclass(value):
+            return {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.repr}
+        case _:
+            return value
 
 
 def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
