@@ -30,7 +30,7 @@ from parallamr_mp.errors import BadInput, EngineError, InputChanged, OutputError
 from parallamr_mp.experiments import Table
 from parallamr_mp.flattening import flatten
 from parallamr_mp.fleet import Fleet
-from parallamr_mp.lookups import close_providers, look_up_windows
+from parallamr_mp.lookups import close_providers, look_up
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
@@ -221,7 +221,7 @@ def _run_locked(run: _Run) -> RunSummary:
 def _spec(run: _Run) -> AttemptSpec:
     """What the workers are told; asks servers what they say of their models."""
     config, plan, injected = run.config, run.plan, run.injected
-    windows = look_up_windows(plan.survey.models, run.providers, run.signals.pending)
+    known = look_up(config, plan.survey.models, run.providers, run.signals.pending)
     if injected.providers is None:
         close_providers(run.providers)
     return AttemptSpec(
@@ -229,7 +229,7 @@ def _spec(run: _Run) -> AttemptSpec:
         inputs=plan.static_inputs,
         timeout=config.timeout,
         threads=config.threads,
-        windows=windows,
+        windows=known.windows,
         providers=injected.providers,
         session=injected.session,
         rescue=plan.outputs.rescue_places(),

@@ -13,12 +13,16 @@ from parallamr_mp.config import EndpointSpec, RunConfig
 from parallamr_mp.errors import MissingKey
 from parallamr_mp.events import EventBus
 from parallamr_mp.fleet import parse_endpoint
-from parallamr_mp.lookups import build_scouts, close_providers, look_up_windows
+from parallamr_mp.lookups import ask_servers, build_scouts, close_providers
 from parallamr_mp.providers.base import ProviderSettings, is_free
 from parallamr_mp.sweep import run_sweep
 
 MODELS = [("openai", f"m{number}") for number in range(20)]
 WINDOWS = {model: 1000 + number for number, (_, model) in enumerate(MODELS)}
+
+
+def windows_of(*given):
+    return {model: terms.window for model, terms in ask_servers(*given).items()}
 
 
 @contextmanager
@@ -37,7 +41,7 @@ def test_the_first_that_tells_counts_and_those_that_hang_hold_nobody_up():
         broken.behave_lookup(status(503))
         refused = "http://127.0.0.1:1/v1"
         with scouts(hung.openai_url, refused, broken.openai_url, good.openai_url) as providers:
-            windows = look_up_windows(MODELS, providers)
+            windows = windows_of(MODELS, providers)
             assert windows == {("openai", model): window for model, window in WINDOWS.items()}
             hung.release_all()
         assert len(good.lookups) == 1
@@ -48,7 +52,7 @@ def test_no_more_than_four_are_asked(server):
         FakeServer() as fifth,
         scouts(*[f"{server.url}/{n}/v1" for n in range(4)], fifth.openai_url) as found,
     ):
-        assert look_up_windows([("openai", "fake-small"), ("openai", "nobody's")], found) == {
+        assert windows_of([("openai", "fake-small"), ("openai", "nobody's")], found) == {
             ("openai", "fake-small"): 4096
         }
         assert not fifth.lookups
@@ -58,13 +62,13 @@ def test_no_more_than_four_are_asked(server):
 @pytest.mark.parametrize("urls", [[], [""]])
 def test_without_an_endpoint_nobody_is_asked(urls):
     with scouts(*urls, name="mock") as providers:
-        assert look_up_windows([("mock", "mock")], providers) == {}
+        assert windows_of([("mock", "mock")], providers) == {}
 
 
 def test_a_provider_without_an_endpoint_yet_is_looked_at_all_the_same():
     with scouts(name="ollama") as providers:
         assert is_free(providers["ollama"])
-        assert look_up_windows([("ollama", "fake-small")], providers) == {}
+        assert windows_of([("ollama", "fake-small")], providers) == {}
     with pytest.raises(MissingKey), scouts(name="openrouter"):
         pass
     with scouts(name="openai", env={"OPENAI_API_KEY": "sk-1"}) as providers:
@@ -75,7 +79,7 @@ def test_enough_is_enough():
     with FakeServer() as server:
         server.behave_lookup(stall())
         with scouts(server.openai_url) as providers:
-            assert look_up_windows(MODELS, providers, lambda: bool(server.lookups)) == {}
+            assert windows_of(MODELS, providers, lambda: bool(server.lookups)) == {}
             server.release_all()
 
 
