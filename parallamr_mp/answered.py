@@ -13,7 +13,9 @@ from typing import Any
 
 import requests
 
+from parallamr_mp.config import Price
 from parallamr_mp.models import Failure, Inputs, Reply, Status
+from parallamr_mp.policy.cost import paid
 from parallamr_mp.providers.answers import TRUNCATED, is_cut
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.results.records import encode_record
@@ -32,6 +34,8 @@ class AttemptSpec:
     threads: int
     windows: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Context windows in tokens by (provider, model), where the server told."""
+    prices: Mapping[tuple[str, str], Price] = field(default_factory=dict)
+    """By (provider, model), where they are known."""
     providers: Mapping[str, Provider] | None = None
     """Injected providers; they stay in this process."""
     session: requests.Session | None = None
@@ -87,6 +91,8 @@ def answered(
     # for English text (OpenAI's help centre), kept from the original parallamr.
     input_tokens = reply.input_tokens if reply.input_tokens is not None else input_characters // 4
     output_tokens = reply.output_tokens if reply.output_tokens is not None else len(reply.text) // 4
+    price = spec.prices.get((task.provider, task.model))
+    cost = paid(reply.cost_usd, price, reply.input_tokens, reply.output_tokens)
     window = spec.windows.get((task.provider, task.model))
     warnings = list(reply.warnings)
     if unfilled:
@@ -108,10 +114,10 @@ def answered(
         attempts=attempt,
         latency=latency,
         finish_reason=None if reply.finish_reason is None else hide(str(reply.finish_reason)),
-        cost=reply.cost_usd,
+        cost=cost,
         endpoint=hide(str(reply.endpoint)),
     )
-    return RowResult(record, status, message, latency, input_tokens, output_tokens, reply.cost_usd)
+    return RowResult(record, status, message, latency, input_tokens, output_tokens, cost)
 
 
 def _held_against(schema: Mapping[str, Any], text: str, warnings: list[str], *, cut: bool) -> list[str]:

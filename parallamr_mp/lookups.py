@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from parallamr_mp.config import EndpointSpec, Price, RunConfig
 from parallamr_mp.models import ChatRequest, Reply
+from parallamr_mp.policy.cost import FREE
 from parallamr_mp.prices import PriceTable, Terms, load_table, may_be_listed, table_installed
 from parallamr_mp.providers.base import ModelCatalogue, PriceList, Provider, ProviderSettings, is_free
 from parallamr_mp.providers.registry import build_provider
@@ -24,7 +25,6 @@ from parallamr_mp.providers.registry import build_provider
 Model = tuple[str, str]
 """Provider and model."""
 
-FREE = Price(0.0, 0.0)
 _BUILT_IN = ("mock", "ollama", "openai", "openrouter")
 _SCOUTS = 4
 """So many endpoints of a provider are asked side by side: some may not have started yet."""

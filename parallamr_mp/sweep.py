@@ -230,6 +230,7 @@ def _spec(run: _Run) -> AttemptSpec:
         timeout=config.timeout,
         threads=config.threads,
         windows=known.windows,
+        prices=known.prices,
         providers=injected.providers,
         session=injected.session,
         rescue=plan.outputs.rescue_places(),

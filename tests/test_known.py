@@ -7,7 +7,8 @@ import pytest
 
 from parallamr_mp import lookups
 from parallamr_mp.config import Price, RunConfig
-from parallamr_mp.lookups import FREE, Known, Scouts, look_up
+from parallamr_mp.lookups import Known, Scouts, look_up
+from parallamr_mp.policy.cost import FREE
 from parallamr_mp.prices import Terms
 
 PUBLIC = "https://api.example.com/v1"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from parallamr_mp.config import Price
 
+FREE = Price(0.0, 0.0)
+
 
 def cost_of(price: Price, input_tokens: int, output_tokens: int) -> float:
     """USD for a request that took that many tokens."""
@@ -15,3 +17,17 @@ def worst_cost(price: Price, input_tokens: int, output_tokens: int) -> float:
     """USD for a request that takes that many tokens or fewer, at the most: a large input may be cheaper."""
     inputs = [input_tokens, *(tier.above for tier in price.tiers if tier.above < input_tokens)]
     return max(cost_of(price, tokens, output_tokens) for tokens in inputs)
+
+
+def paid(
+    told: float | None, price: Price | None, input_tokens: int | None, output_tokens: int | None
+) -> float | None:
+    """USD for an answer: what the server has told, else the price of what it counted; None: nobody knows."""
+    if told is not None or price is None:
+        return told
+    if price == FREE:
+        return 0.0  # whatever it took
+    if input_tokens is None or output_tokens is None:
+        return None
+    # Sums of a few rates have no more digits than that; the others come from adding floats.
+    return round(cost_of(price, input_tokens, output_tokens), 12)
