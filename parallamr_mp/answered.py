@@ -14,12 +14,13 @@ from typing import Any
 import requests
 
 from parallamr_mp.config import Price
-from parallamr_mp.models import Failure, Inputs, Reply, Status
+from parallamr_mp.models import Allowance, Failure, Inputs, Reply, Status
 from parallamr_mp.policy.cost import paid
 from parallamr_mp.providers.answers import TRUNCATED, is_cut
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.schemas import json_in, misfit, schema_asked
+from parallamr_mp.text import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ class RowTask:
     params: Mapping[str, Any]
     inputs: Inputs | None = None
     """The row's own texts where paths are templates."""
+    enlarged: int = 0
+    """How often its limit of tokens was raised: see `truncated.enlarged`. `experiment_id` stays."""
+    earlier: RowResult | None = None
+    """The row of its last answer that was cut: paid for, and what counts if no better one comes."""
+    spent: float | None = None
+    """What the answers up to then have cost, in USD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,12 @@ class RowResult:
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
+    """What the row has cost altogether: this answer, and what its task had `spent` before."""
+    truncated: bool = False
+    """The answer was cut at the limit of tokens."""
+    reported: bool = False
+    """The tokens are the provider's own count, both of them."""
+    allowance: Allowance | None = None
 
 
 def answered(
@@ -94,15 +107,19 @@ def answered(
     price = spec.prices.get((task.provider, task.model))
     cost = paid(reply.cost_usd, price, reply.input_tokens, reply.output_tokens)
     window = spec.windows.get((task.provider, task.model))
-    warnings = list(reply.warnings)
+    warnings, truncated = list(reply.warnings), is_cut(reply.finish_reason)
     if unfilled:
         warnings.insert(0, f"no value for {', '.join('{{' + name + '}}' for name in unfilled)}")
     if window is not None and max(input_tokens, input_characters // 4) > window:
         warnings.append(f"the input may exceed the context window of {window} tokens")
     if (schema := schema_asked(task.provider, task.params)) is not None:
-        warnings = _held_against(schema, reply.text, warnings, cut=is_cut(reply.finish_reason))
+        warnings = _held_against(schema, reply.text, warnings, cut=truncated)
+    if truncated and task.enlarged:
+        warnings.append(f"its limit was raised {count(task.enlarged, 'time')}")
     status = Status.WARNING if warnings else Status.OK
     message = hide("; ".join(warnings))
+    if task.spent is not None:
+        cost = task.spent + (cost or 0.0)
     record = _record(
         spec,
         task,
@@ -117,7 +134,19 @@ def answered(
         cost=cost,
         endpoint=hide(str(reply.endpoint)),
     )
-    return RowResult(record, status, message, latency, input_tokens, output_tokens, cost)
+    reported = reply.input_tokens is not None and reply.output_tokens is not None
+    return RowResult(
+        record,
+        status,
+        message,
+        latency,
+        input_tokens,
+        output_tokens,
+        cost,
+        truncated=truncated,
+        reported=reported,
+        allowance=reply.allowance,
+    )
 
 
 def _held_against(schema: Mapping[str, Any], text: str, warnings: list[str], *, cut: bool) -> list[str]:
@@ -140,7 +169,12 @@ def _held_against(schema: Mapping[str, Any], text: str, warnings: list[str], *, 
 def unanswered(
     spec: AttemptSpec, task: RowTask, attempts: int, failure: Failure, latency: float
 ) -> RowResult:
-    """The `error` row of an experiment that got no answer. Called in the parent."""
+    """The `error` row of an experiment that got no answer; or the row of the cut one it got before.
+
+    Called in the parent, and in a worker whose parent has died.
+    """
+    if task.earlier is not None:
+        return task.earlier
     message = failure.message
     if attempts > 1:
         message += f" (after {attempts} attempts)"

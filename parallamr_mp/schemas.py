@@ -170,16 +170,18 @@ def json_in(text: str) -> Any:
 
 def misfit(schema: Mapping[str, Any], value: Any) -> str | None:
     """A sentence on where and how an answer's JSON does not fit the schema; None: it fits. Never raises."""
-    from jsonschema.exceptions import best_match  # noqa: PLC0415  - as in `_validator`
-
     try:
+        from jsonschema.exceptions import best_match  # noqa: PLC0415  - as in `_validator`
+
         errors = list(islice(_validator(_key(schema)).iter_errors(value), _MOST_ERRORS))
         found = best_match(sorted(errors, key=_relevance)[:1])
     except SchemaProblem as problem:
         return f"the answer was not checked, for its schema cannot be used, {problem}"
     except RecursionError:
         return "the answer was not checked against its schema: nested too deeply"
-    except Exception as error:  # a reference that leads nowhere, or whatever a library trips over
+    except (
+        Exception
+    ) as error:  # a reference that leads nowhere, or whatever a library trips over: the answer is paid for
         return (
             f"the answer was not checked against its schema: {_clipped(f'{type(error).__name__}: {error}')}"
         )

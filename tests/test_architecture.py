@@ -32,6 +32,7 @@ MAP = {
     "attempt": (2, "rows"),
     "schemas": (2, "rows"),
     "sources": (2, "rows"),
+    "truncated": (2, "rows"),
     "outputs": (2, "rows"),
     "plan": (3, "sweep"),
     "past": (3, "sweep"),
