@@ -8,6 +8,8 @@ import pytest
 from support.cli import Place
 from support.llama import llama_server
 
+from parallamr_mp import create_experiment_runner
+
 pytestmark = pytest.mark.real_model
 
 CONTEXT = 256
@@ -65,6 +67,29 @@ def test_the_same_seed_gives_the_same_answer(tmp_path, url):
     _, rows = ask(tmp_path, url, rows)
     first, same, other = (row["output"] for row in rows)
     assert first == same != other
+
+
+def test_a_real_server_takes_the_schema_of_a_run_and_its_answers_fit(tmp_path, url, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.chdir(tmp_path)
+    colour = {"enum": ["red", "grün"]}
+    schema = {
+        "type": "object",
+        "properties": {"one": {"$ref": "#/$defs/colour"}, "two": {"anyOf": [colour, {"type": "null"}]}},
+        "required": ["one", "two"],
+        "additionalProperties": False,
+        "$defs": {"colour": colour},
+    }
+    place = Place(tmp_path)
+    place.write("schema.json", json.dumps(schema))
+    place.table([{"provider": "openai", "model": "tiny", "id": n, "param:seed": n} for n in range(4)])
+    run = create_experiment_runner(procs=1, threads=2).run_experiments
+    summary = run("prompt.txt", "experiments.csv", "results.csv", json_schema="schema.json")
+    assert (summary.ok, summary.total) == (4, 4), place.rows()
+    for row in place.rows():
+        answer = json.loads(row["output"])
+        assert answer["one"] in {"red", "grün"}
+        assert answer["two"] in {"red", "grün", None}
 
 
 def test_an_answer_cut_at_max_tokens_is_a_warning(tmp_path, url):
