@@ -28,7 +28,12 @@ def encode(body: dict[str, Any]) -> bytes:
         raise ProviderError("bad_request", f"the request cannot be written as JSON: {error}") from None
 
 
-def decode(content: bytes, endpoint: str, secrets: Callable[[], Iterable[str]] = tuple) -> dict[str, Any]:
+def decode(
+    content: bytes,
+    endpoint: str,
+    secrets: Callable[[], Iterable[str]] = tuple,
+    status: int = 200,
+) -> dict[str, Any]:
     """The JSON object an answer holds. Raises `ProviderError` as `bad_reply` makes it."""
     what = "the answer is no JSON object"
     payload = None
@@ -38,12 +43,16 @@ def decode(content: bytes, endpoint: str, secrets: Callable[[], Iterable[str]] =
         what = "the answer is not JSON"
     if not isinstance(payload, dict):
         # Outside of `except`: a JSON error holds the whole text, and that may hold the key.
-        raise bad_reply(what, content, endpoint, secrets)
+        raise bad_reply(what, content, endpoint, secrets, status)
     return payload
 
 
 def bad_reply(
-    what: str, content: bytes, endpoint: str, secrets: Callable[[], Iterable[str]] = tuple
+    what: str,
+    content: bytes,
+    endpoint: str,
+    secrets: Callable[[], Iterable[str]] = tuple,
+    status: int = 200,
 ) -> ProviderError:
     """The error for a complete answer without sense, with its beginning, without what `secrets` returns.
 
@@ -57,7 +66,7 @@ def bad_reply(
         plain = ""
     if (hidden := redact(plain, hide)) != plain:
         shown = hidden  # it may stand there twice, once in JSON's escapes: those are gone here
-    return ProviderError("bad_reply", f"{what}: {shown[:_SHOWN]!r}", endpoint=endpoint)
+    return ProviderError("bad_reply", f"{what}: {shown[:_SHOWN]!r}", endpoint=endpoint, status=status)
 
 
 def count(value: object) -> int | None:

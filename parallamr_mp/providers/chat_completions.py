@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import RESERVED_PARAMS, ChatRequest, ModelInfo, Reply
+from parallamr_mp.providers.allowance import allowance_of
 from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, Listed, listed, window_of
 from parallamr_mp.providers.http import HttpClient, HttpReply, failure_from_status
@@ -93,10 +95,10 @@ class ChatCompletions:
         return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     def _decode(self, reply: HttpReply) -> dict[str, Any]:
-        return decode(reply.content, self.base.shown, self._client.secrets)
+        return decode(reply.content, self.base.shown, self._client.secrets, reply.status)
 
     def _bad_reply(self, what: str, reply: HttpReply) -> ProviderError:
-        return bad_reply(what, reply.content, self.base.shown, self._client.secrets)
+        return bad_reply(what, reply.content, self.base.shown, self._client.secrets, reply.status)
 
     def _failure(self, reply: HttpReply, model: str, status: int | None = None) -> ProviderError:
         return failure_from_status(
@@ -134,6 +136,7 @@ class ChatCompletions:
             cost_usd=_cost(usage.get("cost")),
             endpoint=self.base.shown,
             warnings=warnings,
+            allowance=allowance_of(reply.headers, time.time()),
         )
 
 
@@ -161,7 +164,9 @@ def _status_of(error: object) -> int:
     words = f"{code} {error.get('type')}".lower() if isinstance(error, dict) else ""
     if "rate_limit" in words:
         return 429
-    if "server" in words or "overloaded" in words or "timeout" in words:
+    if "overloaded" in words:
+        return 503
+    if "server" in words or "timeout" in words:
         return 500
     return 400
 

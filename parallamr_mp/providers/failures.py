@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -15,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from parallamr_mp.errors import ProviderError
+from parallamr_mp.providers.allowance import allowance_of, number
 from parallamr_mp.providers.endpoints import shown_url
 from parallamr_mp.providers.json_text import dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from parallamr_mp.models import Allowance
+
 _MAX_WORDS = 500
 SHORTEST_SECRET = 4
 """Servers without keys are given fillers such as `x`; redacting those would garble every message."""
 
-_NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 _UNKNOWN_MODEL_CODES = {"model_not_found", "model_not_available", "DeploymentNotFound"}
 _UNKNOWN_MODEL = re.compile(
     r"not a valid model|invalid model id|no endpoints found"
@@ -40,6 +41,20 @@ _OVERFLOW = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _RETRYABLE_4XX = {408: "timeout", 409: "server", 429: "rate_limit"}
+_QUOTA_CODES = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
+"""Of OpenAI and its like: the money is used up, and no waiting brings it back. The words that go with it
+do not tell: Google says the same where the next minute's allowance is meant."""
+_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+_OVERLOAD_CODES = {"overloaded_error", "server_overloaded", "engine_overloaded", "overloaded", "slow_down"}
+_OVERLOAD = re.compile(
+    r"\boverloaded\b|\bat capacity\b|server (is )?(too )?busy|slow down|queue is full"
+    # Ollama; llama.cpp, which answers so while it starts
+    r"|maximum pending requests|loading model|no slots? available",
+    re.IGNORECASE,
+)
+_ASKED_TOO_SOON = frozenset({"rate_limit", "overloaded"})
+_MAY_PASS = frozenset({"rate_limit", "overloaded", "server", "timeout"})
+_UPSTREAM = re.compile(r"temporarily rate-limited upstream", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,10 @@ class ServerWords:
     message: str
     codes: frozenset[str]
     """Every short word it gives for the kind of error: `code`, `type`, `status`."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """OpenRouter: those of rate limits, here and not where headers are."""
+    upstream: bool = False
+    """OpenRouter: it is a provider behind it that says so."""
 
 
 def failure_from_status(
@@ -65,39 +84,78 @@ def failure_from_status(
     """The error for an answer with this status, to be raised or not by the caller.
 
     408, 409, 429 and 5xx are retryable, unless the server says otherwise in
-    `x-should-retry`; all else is final. `now` is the time of day in seconds
-    since the epoch, for `Retry-After` dates; None: the clock's. `secrets` are
+    `x-should-retry` or means that it is out of money; all else is final.
+    Refused are requests that came too soon: 429, and 5xx of a server that says
+    it is overloaded or, with 503 or 529, when to come back. `now` is the time
+    of day in seconds since the epoch; None: the clock's. `secrets` are
     taken out of the server's words. `any_404_is_the_model` is for APIs where
     nothing else can be missing.
     """
     said = server_words(body)
     words = _cut(redact(said.message, secrets))  # in this order: half a secret would not be found
-    retry_after = retry_after_seconds(headers, time.time() if now is None else now)
-    kind, message, retryable = _judge(status, said.codes, words, model, any_404_is_the_model)
+    now = time.time() if now is None else now
+    retry_after = retry_after_seconds(headers, now)
+    allowance = allowance_of(headers, now) or allowance_of(said.headers, now)
+    kind, message, retryable = _judge(
+        status, said.codes, words, model, any_404_is_the_model, comes_back=retry_after is not None
+    )
     if 300 <= status < 400:
         target = redact(shown_url(_header(headers, "location") or ""), secrets)
         message = f"HTTP {status}: the server redirects to {target or 'nowhere'}; redirects are not followed"
         if target:
             message += ": set the base URL to the new address"
     wish = (_header(headers, "x-should-retry") or "").strip().lower()
-    if wish in {"true", "false"} and kind in {"rate_limit", "server", "timeout"}:
+    if wish in {"true", "false"} and kind in _MAY_PASS:
         retryable = wish == "true"
+    if retry_after is None and kind in _ASKED_TOO_SOON and allowance is not None:
+        retry_after = _until_there_is_some(allowance)
     return ProviderError(
-        kind, message, retryable=retryable, retry_after=retry_after, endpoint=shown_url(endpoint)
+        kind,
+        message,
+        retryable=retryable,
+        retry_after=retry_after,
+        endpoint=shown_url(endpoint),
+        refused=retryable and kind in _ASKED_TOO_SOON,
+        status=status,
+        one_model=kind in _MAY_PASS and (said.upstream or _UPSTREAM.search(words) is not None),
+        allowance=allowance,
     )
 
 
+def _until_there_is_some(allowance: Allowance) -> float | None:
+    """Seconds until nothing that is used up now is used up still."""
+    pairs = [
+        (allowance.requests_left, allowance.requests_reset),
+        (allowance.tokens_left, allowance.tokens_reset),
+    ]
+    return max((reset for left, reset in pairs if left == 0 and reset is not None), default=None)
+
+
 def _judge(
-    status: int, codes: frozenset[str], words: str, model: str, any_404_is_the_model: bool
+    status: int,
+    codes: frozenset[str],
+    words: str,
+    model: str,
+    any_404_is_the_model: bool,
+    *,
+    comes_back: bool,
 ) -> tuple[str, str, bool]:
-    """(kind, message, retryable) for a status and what came with it."""
+    """(kind, message, retryable) for a status and what came with it.
+
+    `comes_back`: the server says when it will take requests again.
+    """
     message = f"HTTP {status}: {words}" if words else f"HTTP {status}"
+    if status == 402 or (400 <= status < 500 and codes & _QUOTA_CODES):
+        return "quota", message, False
+    if status == 429 and _TOO_LARGE.search(words):
+        return "bad_request", message, False  # larger than all the tokens of a minute
     if status in _RETRYABLE_4XX:
         return _RETRYABLE_4XX[status], message, True
     if codes & _OVERFLOW_CODES or _OVERFLOW.search(words):
         return "context_overflow", message, False  # some servers say it with a 500
     if status >= 500:
-        return "server", message, True
+        told = codes & _OVERLOAD_CODES or (status in {503, 529} and (comes_back or _OVERLOAD.search(words)))
+        return "overloaded" if told else "server", message, True
     named = bool(codes & _UNKNOWN_MODEL_CODES)
     described = status in {400, 404, 422} and _UNKNOWN_MODEL.search(words) is not None
     if named or described or (status == 404 and any_404_is_the_model):
@@ -129,7 +187,16 @@ def server_words(body: bytes) -> ServerWords:
         for key in ("code", "type", "status")
         if isinstance(source.get(key), str)
     }
-    return ServerWords(_message_of(payload), frozenset(codes))
+    metadata = inner.get("metadata") if isinstance(inner, dict) else None
+    if not isinstance(metadata, dict):
+        return ServerWords(_message_of(payload), frozenset(codes))
+    given = metadata.get("headers")
+    return ServerWords(
+        _message_of(payload),
+        frozenset(codes),
+        {name: str(value) for name, value in given.items()} if isinstance(given, dict) else {},
+        upstream=isinstance(metadata.get("provider_name"), str),
+    )
 
 
 def _message_of(payload: dict[str, Any]) -> str:
@@ -168,11 +235,11 @@ def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
     HTTP date (against `now`, seconds since the epoch). Negative, infinite and
     garbled values count as not said. Never raises. Source: RFC 9110, 10.2.3.
     """
-    milliseconds = _number(_header(headers, "retry-after-ms"))
+    milliseconds = number(_header(headers, "retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     value = _header(headers, "retry-after")
-    seconds = _number(value)
+    seconds = number(value)
     if seconds is not None or value is None:
         return seconds
     try:
@@ -183,13 +250,6 @@ def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
     return wait if wait >= 0 else None
-
-
-def _number(text: str | None) -> float | None:
-    if text is None or not _NUMBER.fullmatch(text.strip()):
-        return None
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:

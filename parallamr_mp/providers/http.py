@@ -151,7 +151,13 @@ class HttpClient:
                 return HttpReply(response.status_code, response.headers, _whole(response))
             # A server that sends one has the request. Its answer to come, if any, is lost to us.
             said = f"HTTP {response.status_code} in place of an answer ({_UNKNOWN_OUTCOME})"
-            failure = ProviderError("bad_reply", said, endpoint=endpoint or shown_url(url), unknown=True)
+            failure = ProviderError(
+                "bad_reply",
+                said,
+                endpoint=endpoint or shown_url(url),
+                unknown=True,
+                status=response.status_code,
+            )
         except _FOREIGN as error:
             partly = getattr(error, "response", None)
             if isinstance(partly, requests.Response) and partly.status_code >= 300:
@@ -280,8 +286,8 @@ def _mapped(error: Exception, endpoint: str, total: float, secrets: Iterable[str
     def among(*kinds: type[BaseException]) -> BaseException | None:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
 
-    def failure(kind: str, message: str, *, retryable: bool) -> ProviderError:
-        return ProviderError(kind, message, retryable=retryable, endpoint=endpoint)
+    def failure(kind: str, message: str, *, retryable: bool, unreached: bool = False) -> ProviderError:
+        return ProviderError(kind, message, retryable=retryable, endpoint=endpoint, unreached=unreached)
 
     def unknown(kind: str, message: str) -> ProviderError:
         return ProviderError(kind, f"{message} ({_UNKNOWN_OUTCOME})", endpoint=endpoint, unknown=True)
@@ -290,7 +296,8 @@ def _mapped(error: Exception, endpoint: str, total: float, secrets: Iterable[str
     refused = isinstance(unconnected, urllib3.exceptions.NewConnectionError)  # it is one of those, too
     if among(requests.ConnectTimeout) or (unconnected and not refused):
         limit = min(CONNECT_SECONDS, total)
-        return failure("timeout", f"no connection to {endpoint} within {limit:g} s", retryable=True)
+        message = f"no connection to {endpoint} within {limit:g} s"
+        return failure("timeout", message, retryable=True, unreached=True)
     if not refused and among(requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
         return unknown("timeout", f"no complete answer within {total:g} s")
     reason = redact(_reason(causes), secrets)
@@ -313,7 +320,8 @@ def _mapped(error: Exception, endpoint: str, total: float, secrets: Iterable[str
     if tunnel:
         retryable = not any(status in tunnel for status in (" 403 ", " 407 "))
         said = redact(tunnel, secrets)
-        return failure("connection", f"the proxy on the way to {endpoint}: {said}", retryable=retryable)
+        message = f"the proxy on the way to {endpoint}: {said}"
+        return failure("connection", message, retryable=retryable, unreached=retryable)
     if among(requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError):
         return failure("bad_reply", "the answer's content encoding is broken", retryable=False)
     if "SOCKS" in str(error):
@@ -325,9 +333,9 @@ def _mapped(error: Exception, endpoint: str, total: float, secrets: Iterable[str
     via = " through the proxy" if among(urllib3.exceptions.ProxyError) else ""
     if among(*_NOT_CONNECTED):
         message = f"no connection to {endpoint}{via}: {reason}"
-    else:
-        # Most likely one that the server had given up as the request came; it was not at work yet.
-        message = f"the connection to {endpoint} broke before an answer came: {reason}"
+        return failure("connection", message, retryable=True, unreached=True)
+    # Most likely one that the server had given up as the request came; it was not at work yet.
+    message = f"the connection to {endpoint} broke before an answer came: {reason}"
     return failure("connection", message, retryable=True)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.models import ChatRequest, ModelInfo, Reply
+from parallamr_mp.providers.allowance import allowance_of
 from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce
 from parallamr_mp.providers.chat_completions import messages_of
@@ -93,6 +95,7 @@ class OllamaProvider:
             output_tokens=count(payload.get("eval_count")),
             endpoint=self._base.shown,
             warnings=warnings,
+            allowance=allowance_of(reply.headers, time.time()),
         )
 
     def list_models(self) -> list[ModelInfo]:
@@ -131,10 +134,11 @@ class OllamaProvider:
         return reply
 
     def _decode(self, reply: HttpReply) -> dict[str, Any]:
-        return decode(reply.content, self._base.shown, self._connection.client.secrets)
+        return decode(reply.content, self._base.shown, self._connection.client.secrets, reply.status)
 
     def _bad_reply(self, what: str, reply: HttpReply) -> ProviderError:
-        return bad_reply(what, reply.content, self._base.shown, self._connection.client.secrets)
+        secrets = self._connection.client.secrets
+        return bad_reply(what, reply.content, self._base.shown, secrets, reply.status)
 
     def _failure(
         self, reply: HttpReply, model: str, status: int | None = None, *, any_404_is_the_model: bool = True

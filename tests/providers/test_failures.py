@@ -26,7 +26,7 @@ def failure(status, body=b"", headers=None, **more):
     [
         (400, "bad_request", False),
         (401, "auth", False),
-        (402, "bad_request", False),
+        (402, "quota", False),
         (403, "auth", False),
         (404, "not_found", False),
         (405, "bad_request", False),
@@ -184,3 +184,174 @@ def test_a_date_says_the_same_as_seconds(wait):
 def test_retry_after_comes_with_the_failure():
     assert failure(429, headers={"retry-after": "2"}).retry_after == 2.0
     assert failure(429, headers={"retry-after": "Fri, 02 Jan 2026 03:04:35 GMT"}, now=NOW).retry_after == 30.0
+
+
+# Refusals: come back later, come back never, or mend the request
+
+OPENAI_RATE = {
+    "error": {
+        "message": "Rate limit reached for m-1 in organization org-x on requests per min (RPM): Limit 3.",
+        "type": "requests",
+        "code": "rate_limit_exceeded",
+    }
+}
+OPENAI_QUOTA = {
+    "error": {
+        "message": "You exceeded your current quota, please check your plan and billing details.",
+        "type": "insufficient_quota",
+        "code": "insufficient_quota",
+    }
+}
+GOOGLE_RATE = {
+    "error": {
+        "code": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details.",
+        "status": "RESOURCE_EXHAUSTED",
+    }
+}
+OPENAI_TOO_LARGE = {
+    "error": {
+        "message": "Request too large for m-1 on tokens per min (TPM): Limit 10000, Requested 12001.",
+        "type": "tokens",
+        "code": "rate_limit_exceeded",
+    }
+}
+OPENROUTER_FREE = {
+    "error": {
+        "message": "Rate limit exceeded: free-models-per-min. ",
+        "code": 429,
+        "metadata": {
+            "headers": {
+                "X-RateLimit-Limit": "20",
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": f"{(NOW + 40) * 1000:.0f}",
+            },
+            "provider_name": None,
+        },
+    }
+}
+OPENROUTER_UPSTREAM = {
+    "error": {
+        "message": "Provider returned error",
+        "code": 429,
+        "metadata": {
+            "raw": "m-1 is temporarily rate-limited upstream. Please retry shortly, or add your own key.",
+            "provider_name": "Somebody",
+        },
+    }
+}
+
+
+def verdict(error):
+    return error.kind, error.retryable, error.refused
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "expected"),
+    [
+        (429, b"", {}, ("rate_limit", True, True)),
+        (429, OPENAI_RATE, {}, ("rate_limit", True, True)),
+        (429, GOOGLE_RATE, {}, ("rate_limit", True, True)),
+        (429, OPENROUTER_FREE, {}, ("rate_limit", True, True)),
+        (429, OPENROUTER_UPSTREAM, {}, ("rate_limit", True, True)),
+        (429, b"", {"x-should-retry": "false"}, ("rate_limit", False, False)),
+        (429, OPENAI_QUOTA, {"retry-after": "5"}, ("quota", False, False)),
+        (429, OPENAI_QUOTA, {"x-should-retry": "true"}, ("quota", False, False)),
+        (403, OPENAI_QUOTA, {}, ("quota", False, False)),
+        (402, {"error": {"message": "Insufficient credits", "code": 402}}, {}, ("quota", False, False)),
+        (429, OPENAI_TOO_LARGE, {"retry-after": "5"}, ("bad_request", False, False)),
+        (503, b"", {}, ("server", True, False)),
+        (503, b"upstream connect error", {}, ("server", True, False)),
+        (503, b"", {"retry-after": "5"}, ("overloaded", True, True)),
+        (503, b"", {"retry-after": "5", "x-should-retry": "false"}, ("overloaded", False, False)),
+        (529, b"", {"retry-after-ms": "50"}, ("overloaded", True, True)),
+        (500, b"", {"retry-after": "5"}, ("server", True, False)),
+        (502, b"the upstream is overloaded", {}, ("server", True, False)),
+        (
+            529,
+            {"error": {"type": "overloaded_error", "message": "Overloaded"}},
+            {},
+            ("overloaded", True, True),
+        ),
+        (500, {"error": {"code": "server_overloaded", "message": "no"}}, {}, ("overloaded", True, True)),
+        (503, {"error": {"message": "The engine is currently overloaded"}}, {}, ("overloaded", True, True)),
+        (
+            503,
+            {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}},
+            {},
+            ("overloaded", True, True),
+        ),
+        (
+            503,
+            {"error": "server busy, please try again.  maximum pending requests exceeded"},
+            {},
+            ("overloaded", True, True),
+        ),
+    ],
+)
+def test_what_a_refusal_asks_for(status, body, headers, expected):
+    error = failure(status, body, headers, now=NOW)
+    assert verdict(error) == expected
+    assert error.status == status
+
+
+def test_openrouter_says_in_the_body_when_to_come_back():
+    error = failure(429, OPENROUTER_FREE, now=NOW)
+    assert error.retry_after == pytest.approx(40, abs=0.01)
+    assert (error.allowance.requests_limit, error.allowance.requests_left) == (20, 0)
+    assert not error.one_model
+    assert failure(429, OPENROUTER_FREE, {"Retry-After": "3"}, now=NOW).retry_after == 3
+
+
+def test_a_limit_of_the_provider_behind_says_nothing_of_other_models():
+    error = failure(429, OPENROUTER_UPSTREAM, now=NOW)
+    assert error.one_model
+    assert "temporarily rate-limited upstream" in str(error)
+    assert failure(502, {"error": {"message": "no", "metadata": {"provider_name": "Somebody"}}}).one_model
+    assert not failure(429, OPENAI_RATE).one_model
+    assert not failure(400, {"error": {"message": "no", "metadata": {"provider_name": "Somebody"}}}).one_model
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20s"}, 20),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m"}, 60),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "20s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "1m",
+            },
+            60,
+        ),
+        ({"x-ratelimit-remaining-tokens": "7", "x-ratelimit-reset-tokens": "1m"}, None),
+        ({"x-ratelimit-remaining-tokens": "0"}, None),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m", "retry-after": "2"}, 2),
+    ],
+)
+def test_where_nothing_else_says_so_the_reset_of_what_is_used_up_tells_when(headers, seconds):
+    assert failure(429, headers=headers, now=NOW).retry_after == seconds
+    assert failure(500, headers=headers, now=NOW).retry_after == (2 if "retry-after" in headers else None)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: (
+            st.dictionaries(
+                st.sampled_from(
+                    ["error", "metadata", "headers", "provider_name", "X-RateLimit-Reset", "code"]
+                ),
+                inner,
+            )
+            | st.lists(inner)
+        ),
+    ),
+    st.integers(300, 599),
+)
+def test_whatever_a_body_holds_it_becomes_an_error(body, status):
+    error = failure(status, json.dumps(body).encode(), now=NOW)
+    assert error.status == status
+    assert not error.refused or error.retryable
