@@ -661,8 +661,15 @@ def test_a_proxy_that_wants_a_password_is_a_final_error(ca_file):
     with _Tunnels(1, reply=b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n") as proxy:
         with make_session(1, {"ALL_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}) as session:
             error = failure_of(lambda: chat(HttpClient(session, 5), "https://nowhere.invalid/v1"))
-    assert (error.kind, error.retryable) == ("connection", False)
+    assert (error.kind, error.retryable, error.unreached) == ("connection", False, False)
     assert "407" in str(error)
+
+
+def test_a_proxy_that_finds_no_server_is_tried_again(ca_file):
+    with _Tunnels(1, reply=b"HTTP/1.1 502 Bad Gateway\r\n\r\n") as proxy:
+        with make_session(1, {"ALL_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}) as session:
+            error = failure_of(lambda: chat(HttpClient(session, 5), "https://nowhere.invalid/v1"))
+    assert (error.kind, error.retryable, error.unreached) == ("connection", True, True)
 
 
 def test_a_proxy_that_is_not_there_is_named_as_the_culprit():
