@@ -88,6 +88,10 @@ class RowResult:
     """The tokens are the provider's own count, both of them."""
     allowance: Allowance | None = None
 
+    def cost_of(self, task: RowTask) -> float | None:
+        """What this answer alone has cost, in USD."""
+        return self.cost_usd if self.cost_usd is None else self.cost_usd - (task.spent or 0.0)
+
 
 def answered(
     spec: AttemptSpec,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import requests
 
+from parallamr_mp.attempts_log import check_attempts_log
 from parallamr_mp.config import RunConfig, check
 from parallamr_mp.errors import BadInput
 from parallamr_mp.experiments import Table
@@ -22,6 +23,7 @@ from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.registry import known_providers
+from parallamr_mp.results.manifest import manifest_path
 from parallamr_mp.results.records import guard
 from parallamr_mp.sources import FileLoader, Sources, read_schema
 
@@ -79,6 +81,17 @@ def input_files(config: RunConfig, plan: Plan) -> set[str]:
     return {path for path in fixed if path} | plan.survey.inputs
 
 
+def check_files(config: RunConfig, plan: Plan) -> None:
+    """Raises `BadInput` for an output or log that cannot be written, or that is read, too. Makes nothing."""
+    inputs = input_files(config, plan)
+    plan.outputs.check(inputs, rewritten=config.flatten)
+    if config.attempts_log is not None:
+        outputs = [output.path for output in plan.outputs.files if output.path is not None]
+        locks = [path for path, _ in plan.outputs.locks()]
+        manifests = [manifest_path(path) for path in outputs]
+        check_attempts_log(config.attempts_log, [*inputs, *outputs, *locks, *manifests])
+
+
 def make_fleet(config: RunConfig, injected: Injected) -> Fleet:
     """The endpoints there are. Raises `BadInput`."""
     own = injected.providers
@@ -109,5 +122,5 @@ def validate(config: RunConfig, injected: Injected | None = None) -> Plan:
             plan.outputs.refuse_existing()
         if config.resume:
             Past(config, plan).scan()
-        plan.outputs.check(input_files(config, plan), rewritten=config.flatten)
+        check_files(config, plan)
         return plan

@@ -10,7 +10,7 @@ from parallamr_mp.config import RunConfig, check
 from parallamr_mp.experiments import Table
 from parallamr_mp.lookups import close_providers
 from parallamr_mp.past import Past
-from parallamr_mp.prepare import Injected, build_used_providers, input_files, make_fleet, make_plan
+from parallamr_mp.prepare import Injected, build_used_providers, check_files, make_fleet, make_plan
 from parallamr_mp.results.lock import holder
 
 
@@ -67,7 +67,7 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
         providers = build_used_providers(plan, config, injected, make_fleet(config, injected))
         if injected.providers is None:
             close_providers(providers)
-        plan.outputs.check(input_files(config, plan), rewritten=config.flatten)
+        check_files(config, plan)
         outputs = [output for output in plan.outputs.files if output.path is not None]
         existing = sum(output.existed for output in outputs)
         writers = {text for path, _ in plan.outputs.locks() if (text := holder(path)) is not None}

@@ -20,6 +20,7 @@ from parallamr_mp.policy.job import Job, Report
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.results.rescue_file import RescueFile
 from parallamr_mp.text import count
+from parallamr_mp.truncated import enlarged
 
 
 class RowResults:
@@ -50,23 +51,30 @@ class RowResults:
         self._writer.open(OpenOutput(number, output.path, header, output.offset))
         self._opened.add(number)
 
-    def assess(self, outcome: Outcome) -> Report:
+    def assess(self, job: Job, outcome: Outcome) -> Report:
         result = outcome.value
         if outcome.failure is not None:
             return Report(outcome.seconds, outcome.failure)
-        counted = True
+        counted = result.reported
         return Report(
             outcome.seconds,
             None,
             result.input_tokens if counted else None,
             result.output_tokens if counted else None,
-            result.cost_usd,
-            None,
+            result.cost_of(job.payload),
+            result.allowance,
         )
 
     def again(self, job: Job, outcome: Outcome) -> bool:
-        del job, outcome
-        return False
+        factor, task = self._config.retry_truncated, job.payload
+        if factor is None:
+            return False
+        window = self._spec.windows.get((task.provider, task.model))
+        larger = enlarged(task, outcome.value, factor, window)
+        if larger is None:
+            return False
+        job.payload = larger
+        return True
 
     def accept(self, job: Job, outcome: Outcome) -> None:
         task: RowTask = job.payload

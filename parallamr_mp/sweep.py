@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from parallamr_mp import events
 from parallamr_mp.answered import AttemptSpec
+from parallamr_mp.attempts_log import AttemptsLog
 from parallamr_mp.config import RunConfig, check
 from parallamr_mp.crew import dispatch
 from parallamr_mp.engine.dispatcher import Ending
@@ -34,9 +35,10 @@ from parallamr_mp.lookups import close_providers, look_up
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
-from parallamr_mp.prepare import Injected, build_used_providers, input_files, make_fleet, make_plan
+from parallamr_mp.prepare import Injected, build_used_providers, check_files, make_fleet, make_plan
 from parallamr_mp.provenance import Provenance
 from parallamr_mp.providers.base import Provider
+from parallamr_mp.providers.secrets import environment_secrets, redactor
 from parallamr_mp.report import RunSummary, Tally
 from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.traffic import Traffic
@@ -136,7 +138,7 @@ def _run(
     fresh = not config.resume and not config.overwrite
     if fresh:
         plan.outputs.refuse_existing()
-    plan.outputs.check(input_files(config, plan), rewritten=config.flatten)
+    check_files(config, plan)
     with _locked(plan.outputs, config, bus) as locks:
         plan.outputs.look_again()
         if fresh:
@@ -146,7 +148,7 @@ def _run(
         plan.outputs.prepare()
         # Up to here nothing was sent, and nothing written but the lock.
         # From here on there is something to leave in order.
-        with SignalWatch() as signals:
+        with SignalWatch() as signals, _logged(config, providers, fleet, bus):
             if config.overwrite:
                 plan.outputs.empty()
             if config.resume:
@@ -170,6 +172,24 @@ def _run(
                     spooled,
                 )
             )
+
+
+@contextlib.contextmanager
+def _logged(
+    config: RunConfig, providers: Mapping[str, Provider], fleet: Fleet, bus: events.EventBus
+) -> Iterator[None]:
+    """Keeps the attempts log, if one is wanted."""
+    if config.attempts_log is None:
+        yield
+        return
+    hide = redactor(environment_secrets(os.environ) | fleet.secrets())
+    homes = {name: hide(str(getattr(provider, "endpoint", ""))) for name, provider in providers.items()}
+    with contextlib.closing(AttemptsLog(config.attempts_log, bus, homes=homes, hide=hide)) as log:
+        unsubscribe = bus.subscribe(log)
+        try:
+            yield
+        finally:
+            unsubscribe()
 
 
 @contextlib.contextmanager

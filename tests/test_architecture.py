@@ -51,6 +51,7 @@ MAP = {
     "crew": (3, "sweep"),
     "flattening": (3, "sweep"),
     "traffic": (3, "sweep"),
+    "attempts_log": (3, "sweep"),
     "preview": (3, "sweep"),
     "verify": (3, "sweep"),
     "runner": (4, "runner"),

@@ -19,7 +19,7 @@ class Results(Protocol):
         """Before the first lease. Raises EngineError."""
         ...
 
-    def assess(self, outcome: Outcome) -> Report:
+    def assess(self, job: Job, outcome: Outcome) -> Report:
         """What an outcome tells the policies. Called for each, before anything else is done with it."""
         ...
 

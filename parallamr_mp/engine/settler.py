@@ -49,7 +49,7 @@ class Settler:
         """A lease has come back to its slot."""
         probe = job.grant is not None and job.grant.probe
         self._tell_of_end(job, outcome, now)
-        self._schedule.release(job, now, self._results.assess(outcome))
+        self._schedule.release(job, now, self._results.assess(job, outcome))
         failure = outcome.failure
         if failure is not None:
             self._failed(slot, job, outcome, failure, now, probe=probe, stopping=stopping)

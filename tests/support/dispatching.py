@@ -29,7 +29,7 @@ class Results:
     def start(self, reactor):
         pass
 
-    def assess(self, outcome):
+    def assess(self, job, outcome):
         return Report(outcome.seconds, outcome.failure)
 
     def again(self, job, outcome):
