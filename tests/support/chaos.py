@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +19,8 @@ from typing import Final
 import psutil
 
 from .arena import WAIT_S, Arena, Rule, Run, lives, until, whole_records
-from .behaviours import answer, rate_limited, sequence, stall
+from .behaviours import Behaviour, answer, rate_limited, stall
+from .shapes import Recorded
 
 # ── moments ──────────────────────────────────────────────────────────────────
 
@@ -126,11 +128,18 @@ def _noting(arena: Arena) -> Moment:
 
 
 def _retry_wait(arena: Arena) -> Moment:
-    """All rows but the first are to be tried again in a second; nothing is in flight."""
-    busy = sequence(rate_limited(1, 503))
-    arena.server.behave(lambda request: busy(request) if int(request.experiment) > ANSWERED else None)
+    """The server has asked to come back in two seconds; all rows but the first wait, nothing is in flight."""
+    turned_away = threading.Event()
+
+    def busy(request: Recorded) -> Behaviour | None:
+        late = turned_away.is_set() or int(request.experiment) <= ANSWERED
+        return None if late else rate_limited(2, 503)
+
+    arena.server.behave(busy)
     run = arena.start()
-    run.wait_for("attempt 1 failed", arena.rows - ANSWERED)
+    run.wait_for("attempt 1 failed", 1)
+    arena.server.wait_until(lambda: not arena.server.in_flight)
+    turned_away.set()
     return Moment(run)
 
 
