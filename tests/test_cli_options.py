@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import typer
+from support.options import understood
 
-from parallamr_mp.cli.invocation import command
 from parallamr_mp.cli.options import OPTIONS
 from parallamr_mp.config import EndpointSpec, Price, RunConfig
 from parallamr_mp.errors import BadInput
@@ -16,22 +15,6 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for option in OPTIONS:
         monkeypatch.delenv(option.mirror, raising=False)
-
-
-def understood(*words: str, **env: str) -> RunConfig:
-    """What `run WORDS` would go by, with `PARALLAMR_…` as in `env`."""
-    seen = []
-
-    def run(given):
-        seen.append(given)
-
-    app = typer.Typer()
-    app.command()(command(run))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
-            patch.setenv(f"PARALLAMR_{name}", value)
-        typer.main.get_command(app).main(["-p", "p.txt", "-e", "e.csv", *words], standalone_mode=False)
-    return seen[0].runner.config
 
 
 def test_without_options_the_defaults_of_the_library_hold():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import typer
 
-from parallamr_mp.cli import values
-from parallamr_mp.cli.options import OPTIONS, Display, Option
+from parallamr_mp.cli import streams, values
+from parallamr_mp.cli.options import BY_NAME, OPTIONS, REPEATABLE, Display, Option
+from parallamr_mp.cli.print_config import format_config
 from parallamr_mp.cli.settings import Layer, Settings
+from parallamr_mp.config import check
 from parallamr_mp.errors import BadInput
 from parallamr_mp.runner import ExperimentRunner, create_experiment_runner
 
@@ -41,9 +44,37 @@ def command(action: Callable[[Invocation], None]) -> Callable[..., None]:
     """A Typer command with all options that does `action`, and bears its name."""
 
     def call(ctx: typer.Context, **given: Any) -> None:
-        action(understand(Settings(ctx, given)))
+        settings = Settings(ctx, given)
+        streams.hide_secrets(spec.url for those in settings.endpoints().values() for spec, _ in those)
+        try:
+            if settings["print_config"]:
+                _print_config(settings)
+            else:
+                action(understand(settings))
+        except BadInput as error:
+            if (place := _place(settings, error)) is None:
+                raise
+            raise BadInput(error.what, hint=" ".join(filter(None, (error.hint, place)))) from None
 
     return with_options(call, action, OPTIONS)
+
+
+def _place(settings: Settings, error: BadInput) -> str | None:
+    """Where the option was set that the error is about, unless that is plain to see."""
+    flag = re.match(r"--([a-z-]+)", error.what)
+    option = BY_NAME.get(flag[1].replace("-", "_")) if flag is not None else None
+    if option is None or option.kind in REPEATABLE or type(error) is not BadInput or error.file is not None:
+        return None
+    origin = settings.origin(option.name)
+    return f"It is set by {origin.where}." if origin.layer in {Layer.FILE, Layer.ENVIRONMENT} else None
+
+
+def _print_config(settings: Settings) -> None:
+    config = replace(make_runner(settings).config, output=settings["output"])
+    for line in format_config(settings, config, sequential=is_sequential(settings)):
+        typer.echo(line)
+    # Last, so that one can see where what is amiss comes from.
+    check(config)
 
 
 def with_options(
@@ -69,13 +100,13 @@ def understand(settings: Settings) -> Invocation:
     """Checks the options against each other. Raises `BadInput`."""
     for name, short in (("prompt", "-p"), ("experiments", "-e")):
         if settings[name] is None:
-            raise BadInput(f"--{name} is missing", hint=f"Give {short} FILE.")
+            raise BadInput(f"--{name} is missing", hint=f"Give {short} FILE, or set it in parallamr.toml.")
     return Invocation(
         make_runner(settings),
         settings["prompt"],
         settings["experiments"],
         settings["output"],
-        settings.texts("context"),
+        settings.files("context")[0],
         settings["display"],
         settings["quiet"],
         settings["verbose"],
@@ -89,7 +120,7 @@ def make_runner(settings: Settings) -> ExperimentRunner:
     max_errors = max_error_share = None
     if settings["fail_on_error"] is not None:
         where = settings.origin("fail_on_error").where
-        max_errors, max_error_share = values.errors_allowed(settings["fail_on_error"], where)
+        max_errors, max_error_share = values.errors_allowed(str(settings["fail_on_error"]), where)
     resume, overwrite = stronger(settings, "resume", "overwrite")
     passed_on = (
         "system",
@@ -122,12 +153,12 @@ def make_runner(settings: Settings) -> ExperimentRunner:
         rpm=_values(settings.scoped("limit_rpm", values.amount)),
         tpm=_values(settings.scoped("limit_tpm", values.amount)),
         prices=_values(settings.scoped("price", values.price, model=True)),
-        endpoints=tuple(spec for spec, _ in settings.endpoints()),
+        endpoints=tuple(spec for those in settings.endpoints().values() for spec, _ in those),
         max_errors=max_errors,
         max_error_share=max_error_share,
         first_row=first,
         last_row=last,
-        params=settings.params(),
+        params=_values(settings.params()),
         resume=resume,
         overwrite=overwrite,
         command=("parallamr-mp", *sys.argv[1:]),

@@ -1,7 +1,8 @@
 """The options that `run`, `plan` and `verify` share: each said once, in the order in which help shows them.
 
 A value comes from the command line, else from its mirror `PARALLAMR_NAME` in
-the environment, else from the default. `cli/settings.py` puts these together.
+the environment, else from `parallamr.toml`, else from the default.
+`cli/settings.py` puts these together.
 """
 
 from __future__ import annotations
@@ -329,6 +330,20 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("--verbose -v", Kind.SWITCH, "A line for each row.", default=False),
     Option("--validate-only", Kind.SWITCH, "Check everything, send nothing.", default=False),
+    Option(
+        "--config",
+        Kind.TEXT,
+        "File with any of these options. [default: parallamr.toml of the working folder, if there is one]",
+        "FILE",
+    ),
+    Option(
+        "--print-config",
+        Kind.SWITCH,
+        "Print every option and where its value comes from, as such a file, and end.",
+        default=False,
+    ),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}
+IN_FILES = [name for name in BY_NAME if name not in {"config", "print_config"}]
+"""The options that a file may set."""

@@ -21,10 +21,10 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from parallamr_mp.providers.secrets import environment_secrets, redactor
+from parallamr_mp.providers.secrets import environment_secrets, redactor, route_secrets
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -79,10 +79,10 @@ class _Text(io.TextIOWrapper):
 _hide: Callable[[str], str] = str
 
 
-def hide_secrets() -> None:
-    """Of the environment as it is now; called once more when it has changed."""
+def hide_secrets(urls: Iterable[str] = ()) -> None:
+    """Of the environment as it is now, and of `urls`; called once more when more is known."""
     global _hide  # noqa: PLW0603  - one terminal, one process
-    _hide = redactor(environment_secrets(os.environ))
+    _hide = redactor(environment_secrets(os.environ) | route_secrets(urls))
 
 
 def guard() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from parallamr_mp.cli.invocation import with_options
 from parallamr_mp.cli.options import BY_NAME, Option
-from parallamr_mp.cli.settings import Settings
+from parallamr_mp.cli.settings import Layer, Settings
 from parallamr_mp.cli.values import rows
 from parallamr_mp.errors import BadInput
 from parallamr_mp.runner import create_experiment_runner
@@ -19,7 +19,7 @@ from parallamr_mp.verify import Verdict, verify_file
 
 NOT_WHOLE = 3
 
-_OPTIONS = ("prompt", "experiments", "context", "system", "param", "repeat", "limit", "range")
+_OPTIONS = ("prompt", "experiments", "context", "system", "param", "repeat", "limit", "range", "config")
 _RESULTS = inspect.Parameter(
     "results",
     inspect.Parameter.KEYWORD_ONLY,
@@ -43,6 +43,11 @@ def _verify(results: str, settings: Settings) -> None:
     """
     prompt, experiments = settings["prompt"], settings["experiments"]
     if (prompt is None) != (experiments is None):
+        given = "experiments" if prompt is None else "prompt"
+        if settings.layer(given) is Layer.FILE:
+            # Half of the pair, which was not said for this command.
+            prompt = experiments = None
+    if (prompt is None) != (experiments is None):
         raise BadInput("--experiments and --prompt go together", hint="Give both, or neither.")
     if prompt is None or experiments is None:
         verdict = verify_file(results)
@@ -50,12 +55,12 @@ def _verify(results: str, settings: Settings) -> None:
         first, last = rows(settings["range"], settings["limit"])
         runner = create_experiment_runner(
             system=settings["system"],
-            params=settings.params(),
+            params={name: value for name, (value, _) in settings.params().items()},
             repeat=settings["repeat"],
             first_row=first,
             last_row=last,
         )
-        verdict = runner.verify_experiments(prompt, experiments, results, settings.texts("context"))
+        verdict = runner.verify_experiments(prompt, experiments, results, settings.files("context")[0])
     for line in format_verdict(verdict):
         typer.echo(line)
     if not verdict.whole:
