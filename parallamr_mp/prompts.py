@@ -71,12 +71,15 @@ class Template:
     order of appearance; `text` is the text as given.
     """
 
-    __slots__ = ("_pieces", "names", "text")
+    __slots__ = ("_fixed", "_pieces", "_variables", "names", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._pieces = tuple(_parse(text))
         self.names = _names(self._pieces)
+        self._variables = tuple(piece for piece in self._pieces if isinstance(piece, _Variable))
+        fixed = [piece for piece in self._pieces if isinstance(piece, str)]
+        self._fixed = sum(map(len, fixed)), sum(map(_size, fixed))
 
     @property
     def is_static(self) -> bool:
@@ -102,6 +105,15 @@ class Template:
                 filled.append(piece.written)
                 unfilled[piece.name] = None
         return "".join(filled), tuple(unfilled)
+
+    def size(self, values: Mapping[str, str]) -> tuple[int, int]:
+        """Characters and bytes of UTF-8 of the text that `render` makes for one row, without making it."""
+        characters, size = self._fixed
+        for piece in self._variables:
+            text = piece.value(values) or piece.written
+            characters += len(text)
+            size += _size(text)
+        return characters, size
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"

@@ -132,6 +132,13 @@ def test_documents_follow_the_prompt_as_sections():
     )
 
 
+@given(st.lists(any_text | st.sampled_from(["{{a}}", "{{ b }}", "{{c}}", "{", "}"])), values, values)
+def test_the_size_is_that_of_the_text_that_is_rendered(pieces, first, second):
+    template, row = Template("".join(pieces)), {"a": first, "b": second, "c": ""}
+    text, _ = template.render(row)
+    assert template.size(row) == (len(text), len(text.encode("utf-8", "surrogatepass")))
+
+
 # --- PathTemplate ------------------------------------------------------------------------------
 
 
