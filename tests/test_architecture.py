@@ -52,6 +52,8 @@ MAP = {
     "flattening": (3, "sweep"),
     "traffic": (3, "sweep"),
     "attempts_log": (3, "sweep"),
+    "walltime": (2, "walltime"),
+    "estimate": (3, "sweep"),
     "preview": (3, "sweep"),
     "verify": (3, "sweep"),
     "runner": (4, "runner"),
