@@ -17,6 +17,7 @@ from typing import Any
 from parallamr_mp.answered import RowTask
 from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import BadInput, InputChanged
+from parallamr_mp.estimate import RowMeter, longest_answer
 from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
@@ -41,6 +42,8 @@ class Survey:
     """Rows by (provider, model)."""
     inputs: set[str] = field(default_factory=set)
     """Input files with paths of their own rows, where an output might be one of them."""
+    unlimited: set[tuple[str, str]] = field(default_factory=set)
+    """Models with a row that does not limit its answer; filled where the run has a budget."""
     asked: Identities = field(default_factory=Identities)
     """Filled where the run resumes."""
 
@@ -62,6 +65,8 @@ class Plan:
         self.input_columns = table.columns
         self.columns = columns_for(table.columns)
         self.survey = Survey()
+        self.meter: RowMeter | None = None
+        """Measures the jobs, where that is wished; set by whoever knows the models' prices and windows."""
         self._providers: frozenset[str] = frozenset()
         self._read: bytearray | None = None
         """By ordinal: 1 for what has been given out by one of several readers, who do not see each other."""
@@ -95,6 +100,7 @@ class Plan:
     def look(self, known_providers: frozenset[str]) -> Survey:
         """Reads and checks every row in range. Raises `BadInput` at the first that cannot be run."""
         survey, repeat = self.survey, self._config.repeat
+        budgeted = self._config.max_cost is not None
         for experiment in self._rows():
             if experiment.provider not in known_providers:
                 raise BadInput(
@@ -104,7 +110,7 @@ class Plan:
                     column="provider",
                     hint=f"Known: {', '.join(sorted(known_providers))}.",
                 )
-            self._table.params(experiment)
+            params = self._table.params(experiment)
             values = self._table.variables(experiment)
             file = self.outputs.number(experiment, values)
             if self._sources.templated and (self._config.resume or self._config.overwrite):
@@ -112,6 +118,8 @@ class Plan:
                 survey.inputs.update(self._sources.paths(values))
             model = experiment.provider, experiment.model
             survey.models[model] = survey.models.get(model, 0) + 1
+            if budgeted and longest_answer({**self._config.params, **params}) is None:
+                survey.unlimited.add(model)
             survey.experiments += repeat
             if self._config.resume:
                 _, digest = self._inputs(values)
@@ -247,7 +255,13 @@ class Plan:
                         params,
                         None if isinstance(inputs, Failure) else inputs,
                     )
-                    yield Job(ordinal, experiment.provider, task, size=size, label=label, verdict=failure)
+                    job = Job(ordinal, experiment.provider, task, size=size, label=label, verdict=failure)
+                    job.model = experiment.model
+                    if self.meter is not None and failure is None:
+                        measured = self.meter.measure(task, values)
+                        job.characters, job.max_tokens = measured.characters, measured.max_tokens
+                        job.cost = measured.cost or 0.0
+                    yield job
                 ordinal += 1
         if ordinal < self.survey.experiments:
             raise self._changed()

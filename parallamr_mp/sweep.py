@@ -28,10 +28,11 @@ from parallamr_mp.crew import dispatch
 from parallamr_mp.engine.dispatcher import Ending
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.errors import BadInput, EngineError, InputChanged, OutputError
+from parallamr_mp.estimate import RowMeter, check_budget
 from parallamr_mp.experiments import Table
 from parallamr_mp.flattening import flatten
 from parallamr_mp.fleet import Fleet
-from parallamr_mp.lookups import close_providers, look_up
+from parallamr_mp.lookups import Known, close_providers, look_up
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
@@ -117,6 +118,8 @@ class _Run:
     started: float
     """Monotonic seconds."""
     spooled: bool
+    known: Known | None
+    """What had to be looked up before anything else, for the budget's sake."""
 
 
 def _run(
@@ -139,6 +142,10 @@ def _run(
     if fresh:
         plan.outputs.refuse_existing()
     check_files(config, plan)
+    known = None
+    if config.max_cost is not None:
+        known = look_up(config, plan.survey.models, providers)
+        check_budget(config.max_cost, [*plan.survey.models], plan.survey.unlimited, known)
     with _locked(plan.outputs, config, bus) as locks:
         plan.outputs.look_again()
         if fresh:
@@ -170,6 +177,7 @@ def _run(
                     stop,
                     started,
                     spooled,
+                    known,
                 )
             )
 
@@ -241,7 +249,8 @@ def _run_locked(run: _Run) -> RunSummary:
 def _spec(run: _Run) -> AttemptSpec:
     """What the workers are told; asks servers what they say of their models."""
     config, plan, injected = run.config, run.plan, run.injected
-    known = look_up(config, plan.survey.models, run.providers, run.signals.pending)
+    known = run.known or look_up(config, plan.survey.models, run.providers, run.signals.pending)
+    plan.meter = RowMeter(plan.input_columns, plan.static_inputs, known)
     if injected.providers is None:
         close_providers(run.providers)
     return AttemptSpec(

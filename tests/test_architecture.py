@@ -42,7 +42,6 @@ MAP = {
     "provenance": (3, "sweep"),
     "lookups": (2, "lookups"),
     "fleet": (2, "fleet"),
-    "walltime": (2, "walltime"),
     "prices": (2, "lookups"),
     "text": (0, "base"),
     "report": (3, "sweep"),

@@ -6,7 +6,7 @@ import pytest
 from support.behaviours import answer, status
 from support.cli import FAKE_KEY, read_rows, write_table
 
-from parallamr_mp import create_experiment_runner
+from parallamr_mp import BadInput, create_experiment_runner
 from parallamr_mp.config import Price
 
 PRICES = {"openai/a": Price(2, 10), "openrouter/a": Price(2, 10)}
@@ -63,3 +63,22 @@ def test_the_manifest_tells_the_prices_and_the_total(job, server):
     (run,) = json.loads((job / "results.csv.manifest.json").read_text())["runs"]
     assert run["settings"]["prices"]["openai/a"] == {"input": 2, "output": 10, "request": 0.0, "tiers": []}
     assert run["totals"]["cost_usd"] == 0.003
+
+
+def test_a_budget_without_a_price_is_refused_before_anything_is_sent_or_written(job, server):
+    with pytest.raises(BadInput, match=r"no price is known for openai/b\n.*--price openai/b="):
+        costs(job, ("openai", "a"), ("openai", "b"), max_cost=1.0, params={"max_tokens": 5})
+    with pytest.raises(BadInput, match="nothing limits the answers of openai/a"):
+        costs(job, ("openai", "a"), max_cost=1.0)
+    assert server.requests == []
+    assert not (job / "results.csv").exists()
+
+
+def test_a_run_stops_before_its_budget_is_spent_and_can_be_gone_on_with(job, server):
+    server.behave(answer("x", usage=(1000, 100)))  # 0.003 USD; the worst is 0.0104 a row
+    rows = [("openai", "a")] * 20
+    _, summary = costs(job, *rows, max_cost=0.02, params={"max_tokens": 980})
+    assert 0 < summary.written < 20
+    assert summary.missing == 20 - summary.written
+    assert 0.02 - 0.0105 < summary.cost_usd <= 0.02
+    assert len(server.requests) == summary.written
