@@ -17,7 +17,7 @@ DEFAULT_TIMEOUT = 300.0
 SLURM_DRAIN = 25.0
 DEFAULT_MAX_WAIT = 3600.0
 DEFAULT_LIMITS = {"ollama": 1}
-"""Requests in flight by provider, unless told otherwise: one GPU answers one question at a time."""
+"""Requests in flight at one endpoint, unless told otherwise: one GPU answers one question at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class RunConfig:
     """Threads a process."""
     total_limit: int | None = None
     """Most requests in flight altogether."""
-    limits: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
+    limits: Mapping[str, int] = field(default_factory=dict)
     """Most requests in flight by scope: a provider (`openai`) or one of its models (`openai/gpt-4o`)."""
     rpm: Mapping[str, float] = field(default_factory=dict)
     """Most requests in any minute, by scope."""

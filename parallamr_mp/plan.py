@@ -22,6 +22,7 @@ from parallamr_mp.experiments import Experiment, Table, identify, in_range
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.job import Job
+from parallamr_mp.prefixes import prefixes
 from parallamr_mp.prompts import Template
 from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
@@ -67,6 +68,8 @@ class Plan:
         self.survey = Survey()
         self.meter: RowMeter | None = None
         """Measures the jobs, where that is wished; set by whoever knows the models' prices and windows."""
+        self.replicated: frozenset[str] = frozenset()
+        """Providers with several endpoints, where it matters how a request begins; set by `sweep`."""
         self._providers: frozenset[str] = frozenset()
         self._read: bytearray | None = None
         """By ordinal: 1 for what has been given out by one of several readers, who do not see each other."""
@@ -257,6 +260,10 @@ class Plan:
                     )
                     job = Job(ordinal, experiment.provider, task, size=size, label=label, verdict=failure)
                     job.model = experiment.model
+                    if experiment.provider in self.replicated and failure is None:
+                        texts = inputs if isinstance(inputs, Inputs) else self.static_inputs
+                        if texts is not None:
+                            job.prefixes = prefixes(experiment.model, texts, values)
                     if self.meter is not None and failure is None:
                         measured = self.meter.measure(task, values)
                         job.characters, job.max_tokens = measured.characters, measured.max_tokens

@@ -115,6 +115,18 @@ class Template:
             size += _size(text)
         return characters, size
 
+    def beginning(self, values: Mapping[str, str], length: int) -> str:
+        """The first `length` characters of the text that `render` makes for one row."""
+        found: list[str] = []
+        missing = length
+        for piece in self._pieces:
+            if missing <= 0:
+                break
+            text = piece if isinstance(piece, str) else piece.value(values) or piece.written
+            found.append(text[:missing])
+            missing -= len(text)
+        return "".join(found)
+
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
 

@@ -35,7 +35,7 @@ class RowResults:
         writer: WriterPeer,
         bus: events.EventBus,
     ) -> None:
-        self._config = config
+        self._config, self._plan = config, plan
         self._spec, self._past, self._outputs, self._columns = spec, past, plan.outputs, plan.columns
         self._writer, self._bus = writer, bus
         self._opened: set[int] = set()
@@ -74,6 +74,9 @@ class RowResults:
         if larger is None:
             return False
         job.payload = larger
+        if (meter := self._plan.meter) is not None:
+            measured = meter.measure(larger)
+            job.max_tokens, job.cost = measured.max_tokens, measured.cost or 0.0
         return True
 
     def accept(self, job: Job, outcome: Outcome) -> None:

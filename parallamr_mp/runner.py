@@ -11,7 +11,6 @@ from typing import Any
 import requests
 
 from parallamr_mp.config import (
-    DEFAULT_LIMITS,
     DEFAULT_THREADS,
     DEFAULT_TIMEOUT,
     RunConfig,
@@ -191,7 +190,7 @@ def create_experiment_runner(
         procs=default_procs() if procs is None else procs,
         threads=DEFAULT_THREADS if threads is None else threads,
         total_limit=total_limit,
-        limits={**DEFAULT_LIMITS, **(limits or {})},
+        limits=dict(limits or {}),
         timeout=timeout,
         **options,
     )

@@ -250,7 +250,13 @@ def _spec(run: _Run) -> AttemptSpec:
     """What the workers are told; asks servers what they say of their models."""
     config, plan, injected = run.config, run.plan, run.injected
     known = run.known or look_up(config, plan.survey.models, run.providers, run.signals.pending)
-    plan.meter = RowMeter(plan.input_columns, plan.static_inputs, known)
+    fleet = {name: run.fleet.of(name) for name in run.providers}
+    by_tokens = config.tpm or config.endpoints_file or any(e.tpm for specs in fleet.values() for e in specs)
+    if config.max_cost is not None or by_tokens:
+        plan.meter = RowMeter(plan.input_columns, plan.static_inputs, known)
+    plan.replicated = frozenset(
+        name for name, specs in fleet.items() if len(specs) > 1 or config.endpoints_file is not None
+    )
     if injected.providers is None:
         close_providers(run.providers)
     return AttemptSpec(

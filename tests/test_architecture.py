@@ -51,6 +51,7 @@ MAP = {
     "flattening": (3, "sweep"),
     "traffic": (3, "sweep"),
     "attempts_log": (3, "sweep"),
+    "prefixes": (3, "sweep"),
     "walltime": (2, "walltime"),
     "estimate": (3, "sweep"),
     "preview": (3, "sweep"),

@@ -38,8 +38,8 @@ class Job:
     """The longest output it asks for, where it says."""
     cost: float = 0.0
     """USD it may cost at the worst."""
-    prefix: int = 0
-    """Jobs with the same one begin alike, so that an endpoint has half of it in its cache; 0: none do."""
+    prefixes: tuple[int, ...] = ()
+    """Marks of how it begins, the longest beginning first: an endpoint may have that in its cache."""
     route: str = ""
     """Where it goes, set when it is taken: one of its key's endpoints; empty where there is no choice."""
     strikes: int = 0

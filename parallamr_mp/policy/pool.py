@@ -58,19 +58,21 @@ class Pool:
 
     def _best(self, free: Sequence[Endpoint], job: Job) -> Endpoint:
         least = min(free, key=_load)
-        if not job.prefix:
+        if not job.prefixes:
             return least
-        warm = self._warm.get(job.prefix)
-        if warm is None:
-            warm = self._warm[job.prefix] = set()
-            if len(self._warm) > _PREFIXES:
-                self._warm.popitem(last=False)
-        else:
-            self._warm.move_to_end(job.prefix)
         bearable = least.load * _BUSIER + 1 / least.weight
-        known = [endpoint for endpoint in free if endpoint.url in warm and endpoint.load <= bearable]
-        best = min(known, key=_load, default=least)
-        warm.add(best.url)
+        best = least
+        for prefix in job.prefixes:
+            warm = self._warm.get(prefix, ())
+            known = [endpoint for endpoint in free if endpoint.url in warm and endpoint.load <= bearable]
+            if known:
+                best = min(known, key=_load)
+                break
+        for prefix in job.prefixes:
+            self._warm.setdefault(prefix, set()).add(best.url)
+            self._warm.move_to_end(prefix)
+        while len(self._warm) > _PREFIXES:
+            self._warm.popitem(last=False)
         return best
 
     def down_since(self, now: float) -> float | None:
