@@ -29,7 +29,7 @@ class ConcurrencyLimit(Protocol):
         """A request was leased."""
 
     def succeeded(self, now: float, leased_at: float, in_flight: int) -> None:
-        """A request was taken by the endpoint, and has ended."""
+        """A request that the endpoint took has ended, well or not."""
 
     def refused(self, now: float, leased_at: float, in_flight: int) -> bool:
         """A request was refused because there are too many. True: this is a new episode.
@@ -92,7 +92,9 @@ class FixedLimit:
 
     def next_change(self, now: float) -> float | None:
         limit = self.limit(now)
-        return None if limit >= self.ceiling else _soon(now, self._ramp.reaches(_step_up(limit)))
+        if limit >= self.ceiling:
+            return None
+        return _soon(now, self._ramp.reaches(min(_step_up(limit), self.ceiling)))
 
 
 class AdaptiveLimit:

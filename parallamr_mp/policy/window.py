@@ -61,7 +61,7 @@ class RateWindow:
         """Seconds until `amount` may be charged, 0.0: now. An amount above the limit waits like the limit."""
         self._advance(now)
         units = min(_units(amount), self._most)
-        ready = max(now, self._room_at(units), self._paced_at(now, min(amount, self._burst)))
+        ready = max(now, self._room_at(units), self._paced_at(min(amount, self._burst)))
         if ready <= now:
             return 0.0
         delay = ready - now
@@ -145,16 +145,19 @@ class RateWindow:
                 return self._start_of(index + self._life)
         raise AssertionError("an empty window has room for its limit")
 
-    def _paced_at(self, now: float, tokens: float) -> float:
+    def _paced_at(self, tokens: float) -> float:
         """When the pace allows so many, at most a burst."""
-        missing = tokens - self._tokens - self._tolerance
-        if missing <= 0:
+        assert self._at is not None
+        missing = tokens - self._tokens
+        if missing <= self._tolerance:
             return -math.inf
         beyond = tokens - max(self._tokens, self._most_tokens())
         if beyond <= 0:
-            return now + missing / self._rate
+            return self._at + missing / self._rate
         # The last of them come only when the window has room again.
-        return max(now + (missing - beyond) / self._rate, self._room_at(self._last)) + beyond / self._rate
+        return (
+            max(self._at + (missing - beyond) / self._rate, self._room_at(self._last)) + beyond / self._rate
+        )
 
 
 def _units(amount: float) -> int:
