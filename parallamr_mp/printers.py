@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from parallamr_mp import events
 from parallamr_mp.models import Status
-from parallamr_mp.text import count, kind_of, one_line
+from parallamr_mp.text import count, kind_of, one_line, usd
 
 PLAIN_INTERVAL = 5.0
 _RATE_WINDOW = 30.0
@@ -44,6 +44,7 @@ class _Counters:
         self._clock = clock
         self.total = self.done = self.initial = self.tokens = 0
         self.by_status = dict.fromkeys(Status, 0)
+        self.cost = 0.0
         self.started = clock()
         self.pulse = events.Pulse(0, 0, 0.0, None)
 
@@ -56,6 +57,7 @@ class _Counters:
                 self.done += 1
                 self.tokens += event.input_tokens + event.output_tokens
                 self.by_status[event.status] += 1
+                self.cost += event.cost_usd or 0.0
             case events.Pulse():
                 self.pulse = event
             case events.RunFinished():
@@ -66,13 +68,15 @@ class _Counters:
         return self.tokens / max(1e-3, self._clock() - self.started)
 
     def details(self) -> str:
-        """Counts by status, in flight and its limit, retries waiting, tokens a second, the oldest request."""
+        """Counts by status, in flight and its limit, retries, tokens a second, cost, the oldest request."""
         parts = [f"{status.value} {count}" for status, count in self.by_status.items()]
         limit = "" if self.pulse.limit is None else f"/{self.pulse.limit}"
         parts.append(f"in flight {self.pulse.in_flight}{limit}")
         if self.pulse.waiting:
             parts.append(f"retrying {self.pulse.waiting}")
         parts.append(f"{self.tokens_per_second:,.0f} tok/s")
+        if self.cost:
+            parts.append(f"${usd(self.cost)}")
         if self.pulse.in_flight:
             label = self.pulse.oldest_label and f" ({self.pulse.oldest_label})"
             parts.append(f"oldest {self.pulse.oldest:.1f}s{label}")

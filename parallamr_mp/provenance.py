@@ -120,6 +120,7 @@ def _totals(summary: RunSummary) -> dict[str, Any]:
         "input_tokens": summary.input_tokens,
         "output_tokens": summary.output_tokens,
         "cost_usd": summary.cost_usd,
+        "unpriced": summary.unpriced,
         "retries": summary.retries,
         "workers_lost": summary.workers_lost,
         "seconds": round(summary.seconds, 3),

@@ -56,7 +56,7 @@ class RunSummary:
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
-    """What the providers said it cost; None: none said anything."""
+    """What the answers cost, as far as it is known; None: of none."""
     retries: int
     workers_lost: int
     seconds: float
@@ -70,6 +70,8 @@ class RunSummary:
     stop: StopReason | None = None
     """Why the run stopped itself before its end."""
     notices: tuple[str, ...] = ()
+    unpriced: int = 0
+    """Answered rows that cost nobody knows how much: they are not in `cost_usd`."""
     reasons: tuple[tuple[Status, str, int], ...] = ()
     """Why rows are warnings or errors, most frequent first: status, an example of the message, how many."""
 
@@ -94,6 +96,7 @@ class Tally:
         self._latency = Percentiles()
         self._input_tokens = self._output_tokens = self._retries = self._workers_lost = 0
         self._cost: float | None = None
+        self._unpriced = 0
         self._total = self._resumed = self._resumed_errors = 0
         self._notices: list[str] = []
         self._reasons: dict[tuple[Status, str], tuple[str, int]] = {}
@@ -108,6 +111,8 @@ class Tally:
                     self._latency.add(event.latency)
                 if event.cost_usd is not None:
                     self._cost = (self._cost or 0.0) + event.cost_usd
+                elif event.status is not Status.ERROR:
+                    self._unpriced += 1
                 if event.message:
                     self._count_reason(event.status, event.message)
             case events.AttemptFailed():
@@ -141,6 +146,7 @@ class Tally:
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,
             cost_usd=self._cost,
+            unpriced=self._unpriced,
             retries=self._retries,
             workers_lost=self._workers_lost,
             seconds=self._clock() - self._started,

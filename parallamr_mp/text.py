@@ -26,3 +26,9 @@ def one_line(text: str, width: int | None = None) -> str:
 def count(number: int, noun: str) -> str:
     """`1 row`, `2 rows`; with thousands separated."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def usd(amount: float) -> str:
+    """A sum in USD with the digits that matter: `1,234.50`, `1.2300`, `0.000012`; without a sign or name."""
+    places = 2 if amount >= 100 else 4 if amount >= 0.01 or not amount else 6
+    return f"{amount:,.{places}f}"

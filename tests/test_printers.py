@@ -32,8 +32,8 @@ def pulse(in_flight=3, waiting=0, oldest=1.25) -> events.Pulse:
     return events.Pulse(in_flight, waiting, oldest, 1)
 
 
-def done(status=Status.OK, *, row=7, repeat=0, message="") -> events.RowDone:
-    return events.RowDone(row, repeat, "mock", "m", status, message, 1, 0.5, 30, 20, None)
+def done(status=Status.OK, *, row=7, repeat=0, message="", cost=None) -> events.RowDone:
+    return events.RowDone(row, repeat, "mock", "m", status, message, 1, 0.5, 30, 20, cost)
 
 
 @pytest.fixture
@@ -62,6 +62,21 @@ def test_the_bar_shows_rows_statuses_requests_in_flight_tokens_and_the_oldest(cl
     shown = drawn(stream)
     assert "4/100" in shown
     assert "ok 2 · warning 1 · error 1 · in flight 3 · retrying 2 · 20 tok/s · oldest 12.3s" in shown
+
+
+def test_the_bar_shows_the_cost_as_soon_as_there_is_one(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    stream = Terminal()
+    bar = BarPrinter(stream, clock)
+    bar(STARTED)
+    bar(done(cost=0.0))
+    bar(done())
+    bar(pulse())
+    assert "$" not in drawn(stream)
+    bar(done(cost=0.01))
+    bar(done(cost=0.0023))
+    bar.close()
+    assert "tok/s · $0.0123 · oldest" in drawn(stream)
 
 
 def test_a_resumed_run_begins_where_it_was(clock):

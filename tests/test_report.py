@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp import events
+from parallamr_mp.cli.summary import format_summary
 from parallamr_mp.models import Failure, Status
 from parallamr_mp.report import Percentiles, Tally
+from parallamr_mp.text import usd
 
 seconds = st.floats(0.001, 100_000)
 
@@ -95,3 +97,31 @@ def test_a_run_without_rows_has_no_latency_and_no_cost():
 
 def test_a_cost_of_nothing_is_a_cost():
     assert tally(done(cost=0.0), done()).cost_usd == 0.0
+
+
+def test_answers_of_unknown_cost_are_counted_apart():
+    summary = tally(done(cost=0.5), done(), done(Status.WARNING), done(Status.ERROR))
+    assert (summary.cost_usd, summary.unpriced) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ([done(cost=0.5)], "cost     0.500000 USD"),
+        ([done(cost=0.5), done(), done()], "cost     0.500000 USD · unknown of 2 answers"),
+        ([done()], "cost     unknown of 1 answer"),
+        ([done(cost=0.0)], None),
+        ([done(Status.ERROR)], None),
+    ],
+)
+def test_the_summary_says_what_is_known_of_the_cost_and_of_how_much_nothing_is(rows, line):
+    told = [text for text in format_summary(tally(*rows)).splitlines() if text.startswith("cost")]
+    assert told == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0, "0.0000"), (0.0000123, "0.000012"), (0.0123, "0.0123"), (12.3456, "12.3456"), (1234.5, "1,234.50")],
+)
+def test_sums_have_the_digits_that_matter(amount, text):
+    assert usd(amount) == text

@@ -29,8 +29,11 @@ def format_summary(summary: RunSummary) -> str:
         lines.append(("", f"and {count(len(summary.reasons) - _REASONS, 'other kind')}; see error_message"))
     if summary.written:
         lines.append(("tokens", f"{summary.input_tokens:,} in · {summary.output_tokens:,} out"))
-        if summary.cost_usd is not None:
-            lines.append(("cost", f"{summary.cost_usd:.6f} USD"))
+        costs = [f"{summary.cost_usd:.6f} USD"] if summary.cost_usd else []
+        if summary.unpriced:
+            costs.append(f"unknown of {count(summary.unpriced, 'answer')}")
+        if costs:
+            lines.append(("cost", " · ".join(costs)))
         seconds = summary.seconds
         time = f"{seconds:.1f} s" if seconds < 100 else tqdm.format_interval(seconds)
         lines.append(("time", f"{time} · {summary.written / max(seconds, 1e-3):,.1f} rows/s"))
