@@ -7,11 +7,27 @@ from dataclasses import dataclass, field, replace
 
 from parallamr_mp.answered import RowTask
 from parallamr_mp.config import RunConfig, check
+from parallamr_mp.estimate import LIKELY, LOW, RowMeter
 from parallamr_mp.experiments import Table
-from parallamr_mp.lookups import close_providers
+from parallamr_mp.lookups import Model, close_providers, look_up
 from parallamr_mp.past import Past
+from parallamr_mp.policy.cost import FREE
 from parallamr_mp.prepare import Injected, build_used_providers, check_files, make_fleet, make_plan
 from parallamr_mp.results.lock import holder
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What asking one model may cost, in USD; its assumptions are in `estimate.ASSUMPTIONS`."""
+
+    provider: str
+    model: str
+    rows: int
+    low: float | None
+    """None, as `likely`: its price is not known, or not without asking a server."""
+    likely: float | None
+    high: float | None
+    """None besides: nothing limits its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +63,12 @@ class Preview:
     """Experiments that would become error rows, for an input file of theirs cannot be read."""
     requests: dict[tuple[str, str], int] = field(default_factory=dict)
     """What would be sent, without retries, by (provider, model)."""
+    costs: tuple[ModelCost, ...] = ()
+    """Of the models in `requests` that cost something, or may."""
+    tableless: bool = False
+    """A price is unknown that the extra `cost` might tell."""
+    max_cost: float | None = None
+    """USD that the run may cost at most."""
     writers: tuple[str, ...] = ()
     """Runs that are writing these outputs at this moment: the numbers are about to change."""
     notices: tuple[str, ...] = ()
@@ -65,6 +87,8 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
     with contextlib.closing(Table(config.experiments)) as table:
         plan = make_plan(config, table, injected)
         providers = build_used_providers(plan, config, injected, make_fleet(config, injected))
+        known = look_up(config, plan.survey.models, providers, servers=False)
+        meter = RowMeter(plan.input_columns, plan.static_inputs, known)
         if injected.providers is None:
             close_providers(providers)
         check_files(config, plan)
@@ -72,7 +96,8 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
         existing = sum(output.existed for output in outputs)
         writers = {text for path, _ in plan.outputs.locks() if (text := holder(path)) is not None}
         foresight = Past(config, plan).foresee() if config.resume else None
-        requests: dict[tuple[str, str], int] = {}
+        requests: dict[Model, int] = {}
+        sums: dict[Model, _Sums] = {}
         unreadable = 0
         for job in plan.jobs():
             task: RowTask = job.payload
@@ -81,6 +106,8 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
             else:
                 pair = task.provider, task.model
                 requests[pair] = requests.get(pair, 0) + 1
+                if known.prices.get(pair) != FREE:
+                    sums.setdefault(pair, _Sums(meter)).add(task)
         asked = sum(requests.values()) + unreadable
         found = foresight.found if foresight is not None else None
         retried = found.retried if found is not None else 0
@@ -102,6 +129,30 @@ def preview_sweep(config: RunConfig, injected: Injected | None = None) -> Previe
             torn=sum(scan.torn for scan in foresight.scans if scan is not None) if foresight else 0,
             unreadable=unreadable,
             requests=requests,
+            costs=tuple(each.total(*model) for model, each in sums.items()),
+            tableless=known.tableless,
+            max_cost=config.max_cost,
             writers=tuple(sorted(writers)),
             notices=(*plan.unknown_variables(), *(foresight.told if foresight is not None else ())),
         )
+
+
+class _Sums:
+    """Adds up what the rows of one model may cost. What is unknown of one is unknown of all."""
+
+    def __init__(self, meter: RowMeter) -> None:
+        self._meter = meter
+        self._rows = 0
+        self._sums: list[float | None] = [0.0, 0.0, 0.0]
+
+    def add(self, task: RowTask) -> None:
+        measured = self._meter.measure(task)
+        guesses = [self._meter.expected(task, measured, assumed) for assumed in (LOW, LIKELY)]
+        self._rows += 1
+        self._sums = [
+            None if before is None or more is None else before + more
+            for before, more in zip(self._sums, (*guesses, measured.cost), strict=True)
+        ]
+
+    def total(self, provider: str, model: str) -> ModelCost:
+        return ModelCost(provider, model, self._rows, *self._sums)

@@ -4,6 +4,12 @@ import pytest
 from support.behaviours import answer, stall, status
 from support.cli import Place, run_cli
 
+from parallamr_mp import create_experiment_runner, lookups
+from parallamr_mp.cli.plan import format_preview
+from parallamr_mp.config import Price
+from parallamr_mp.estimate import ASSUMPTIONS, CHAT_TOKENS
+from parallamr_mp.preview import ModelCost
+
 FEW = ("--procs", "1", "--threads", "2")
 
 
@@ -44,6 +50,8 @@ def test_a_first_run_would_ask_everything(place, server):
         "output": "results.csv (new)",
         "new": "6",
         "to send": ["6 requests", "4 openai/a", "2 mock/m"],
+        "cost": "no price known for openai/a: 4 rows are not in the estimate;"
+        " --price openai/a=IN:OUT (USD a million tokens)",
     }
     assert server.requests == []
 
@@ -152,3 +160,86 @@ def test_bad_input_is_told_as_a_run_would(place, options, words):
     done = run_cli(place.folder, "plan", *place.job(*options)[1:], env=place.env)
     assert done.code == 2, done
     assert words in done.stderr
+
+
+# --- what it would cost ------------------------------------------------------------------------
+
+PRICES = {"openai/a": Price(2, 10), "openai/b": Price(20, 100)}
+
+
+@pytest.fixture
+def preview(place, monkeypatch):
+    """What the library foresees for rows of these models, and what `plan` makes of it."""
+
+    def foresee(*models, **options):
+        for name, value in place.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(place.folder)
+        place.write("prompt.txt", "x" * 400)
+        place.table([{"provider": "openai", "model": model, "id": n} for n, model in enumerate(models)])
+        runner = create_experiment_runner(**{"prices": PRICES, **options})
+        found = runner.preview_experiments("prompt.txt", "experiments.csv", "results.csv")
+        lines = format_preview(found)
+        start = next((number for number, line in enumerate(lines) if line.startswith("cost")), len(lines))
+        return found, [line[10:] for line in lines[start:]]
+
+    return foresee
+
+
+def test_the_cost_is_foreseen_low_likely_and_high(preview):
+    found, lines = preview("a", "a", params={"max_tokens": 1000})
+    assert found.costs == (
+        ModelCost(
+            "openai",
+            "a",
+            2,
+            pytest.approx(2 * (80 * 2 + 20 * 10) / 1e6),
+            pytest.approx(2 * (100 * 2 + 300 * 10) / 1e6),
+            pytest.approx(2 * ((400 + CHAT_TOKENS) * 2 + 1000 * 10) / 1e6),
+        ),
+    )
+    assert lines == ["likely 0.006400 USD (low 0.000720, high 0.0226)", ASSUMPTIONS]
+
+
+def test_models_are_told_apart_and_those_without_a_price_are_named(preview):
+    found, lines = preview("a", "b", "c", "c", params={"max_tokens": 10})
+    assert [(cost.model, cost.rows, cost.likely is None) for cost in found.costs] == [
+        ("a", 1, False),
+        ("b", 1, False),
+        ("c", 2, True),
+    ]
+    assert lines[0].startswith("likely 0.002750 USD")
+    assert lines[1].startswith("openai/a: likely 0.000250 USD")
+    assert lines[2].startswith("openai/b: likely 0.002500 USD")
+    assert lines[4].startswith(
+        "no price known for openai/c: 2 rows are not in the estimate; --price openai/c="
+    )
+
+
+def test_answers_without_a_limit_have_no_highest_cost(preview):
+    found, lines = preview("a")
+    assert found.costs[0].high is None
+    assert lines[0].endswith("no upper bound)")
+    assert "nothing limits the answers of openai/a; --param max_tokens=N does" in lines
+
+
+@pytest.mark.parametrize(
+    ("most", "words"),
+    [(1, "enough at the worst"), (0.004, "likely to be enough"), (0.001, "before its last row")],
+)
+def test_a_budget_is_held_against_the_estimate(preview, most, words):
+    _, lines = preview("a", params={"max_tokens": 1000}, max_cost=most)
+    assert words in lines[-1]
+
+
+def test_it_is_said_where_to_get_prices(preview, monkeypatch):
+    monkeypatch.setattr(lookups, "table_installed", lambda: False)
+    monkeypatch.setattr(lookups, "may_be_listed", lambda base: True)
+    assert preview("c")[1][-1] == "a table of prices: pip install 'parallamr-mp[cost]'"
+    assert len(preview("a")[1]) == 3
+
+
+def test_what_is_done_costs_nothing_more(preview, place, server):
+    assert preview("a")[0].costs
+    assert run(place).code == 0
+    assert preview("a")[0].costs == ()

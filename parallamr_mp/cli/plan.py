@@ -5,8 +5,10 @@ from __future__ import annotations
 import typer
 
 from parallamr_mp.cli.invocation import Invocation, command
-from parallamr_mp.preview import Preview
-from parallamr_mp.text import count
+from parallamr_mp.estimate import ASSUMPTIONS
+from parallamr_mp.preview import ModelCost, Preview
+from parallamr_mp.prices import EXTRA
+from parallamr_mp.text import count, usd
 
 
 @command
@@ -59,8 +61,55 @@ def format_preview(preview: Preview) -> list[str]:
     lines += [
         ("", f"{number:,} {provider}/{model}") for (provider, model), number in preview.requests.items()
     ]
+    lines += _cost_lines(preview)
     lines += [("note", notice) for notice in preview.notices]
     lines += [
         ("note", f"{writer} is writing this output now; the numbers change") for writer in preview.writers
     ]
     return [f"{name:<9} {text}".rstrip() for name, text in lines]
+
+
+def _cost_lines(preview: Preview) -> list[tuple[str, str]]:
+    """What it may cost, on which assumptions, and of which models nobody knows."""
+    lines: list[str] = []
+    priced = [cost for cost in preview.costs if cost.likely is not None]
+    if priced:
+        lows, likelies, highs = (
+            [getattr(cost, name) for cost in priced] for name in ("low", "likely", "high")
+        )
+        high = None if None in highs else sum(highs)
+        lines.append(_range(sum(lows), sum(likelies), high))
+        if len(preview.costs) > 1:
+            lines += [f"{_name(cost)}: {_range(cost.low, cost.likely, cost.high)}" for cost in priced]
+        lines.append(ASSUMPTIONS)
+        if None in highs:
+            endless = ", ".join(_name(cost) for cost in priced if cost.high is None)
+            lines.append(f"nothing limits the answers of {endless}; --param max_tokens=N does")
+        if preview.max_cost is not None:
+            lines.append(_verdict(preview.max_cost, sum(likelies), high))
+    lines += [
+        f"no price known for {_name(cost)}: {count(cost.rows, 'row')} {'is' if cost.rows == 1 else 'are'}"
+        f" not in the estimate; --price {_name(cost)}=IN:OUT (USD a million tokens)"
+        for cost in preview.costs
+        if cost.likely is None
+    ]
+    if preview.tableless:
+        lines.append(f"a table of prices: {EXTRA}")
+    return [("cost" if number == 0 else "", line) for number, line in enumerate(lines)]
+
+
+def _name(cost: ModelCost) -> str:
+    return f"{cost.provider}/{cost.model}"
+
+
+def _range(low: float | None, likely: float | None, high: float | None) -> str:
+    end = "no upper bound" if high is None else f"high {usd(high)}"
+    return f"likely {usd(likely or 0)} USD (low {usd(low or 0)}, {end})"
+
+
+def _verdict(max_cost: float, likely: float, high: float | None) -> str:
+    if high is not None and high <= max_cost:
+        return f"--max-cost {max_cost:g} is enough at the worst"
+    if likely <= max_cost:
+        return f"--max-cost {max_cost:g} is likely to be enough"
+    return f"--max-cost {max_cost:g} is likely to end the run before its last row"
