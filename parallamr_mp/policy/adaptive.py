@@ -184,7 +184,9 @@ class AdaptiveLimit:
         self._settle(now)
         if leased_at > self._decreased_at:
             self._blind = False
-        if self._level < self._top() or leased_at < self._reached_at or not self._is_used(in_flight):
+        # Several outcomes may come before the next lease: what was in flight before them counts.
+        used = self._is_used(max(in_flight, self._used))
+        if self._level < self._top() or leased_at < self._reached_at or not used:
             return
         self._held += 1
         if self._held >= max(self.ROUND, int(self._level), 0 if self._step else self.PATIENCE):
@@ -258,12 +260,15 @@ class AdaptiveLimit:
 
     def _begin_episode(self, now: float, in_flight: int) -> None:
         down = self.DOWN[min(self._episodes, len(self.DOWN) - 1)]
+        in_flight = max(in_flight, self._used)
+        if self._growing_since is not None:
+            self._level = min(self._level, in_flight)  # growth that nobody used yet
         self._goal_before = self._goal
         # A refusal while little is in flight, of what was taken before, is none of so many at once.
         self._least_goal = 0.0 if self._is_used(in_flight) else down * self._level
         self._goal = max(self._least_goal, in_flight - 1)
         self._taken = self._leases - 1
-        self._level = down * min(self._level, self._goal)
+        self._level = max(self._least_goal, down * min(self._level, self._goal))
         self._growing_since = None
         self._decreased_at = now
         self._leases = 0
