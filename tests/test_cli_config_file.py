@@ -105,6 +105,14 @@ def test_a_file_can_say_everything():
     assert (config.fail_fast, config.max_error_share) == (True, 0.1)
 
 
+def test_the_file_in_readme_is_one():
+    readme = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+    say(readme.partition("that `--config` names:\n\n```toml\n")[2].partition("```")[0])
+    config = understood()
+    assert (config.threads, config.max_wait, config.tpm) == (16, 7200, {"openai": 200_000})
+    assert config.prices == {"openai/gpt-4o": Price(2.5, 10)}
+
+
 def test_the_command_line_wins_over_the_environment_over_the_file_over_defaults():
     say('threads = 1\ntimeout = "1m"\nmax-retries = 1\ncontext = ["file.md"]\nadaptive = true')
     config = understood("--threads", "3", "--no-adaptive", THREADS="2", TIMEOUT="2m")
