@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.cli import Place, run_cli
 from support.options import invocation, understood
 
@@ -82,10 +84,10 @@ price = {input = 2.5, output = 10}
 
 def test_a_file_can_say_everything():
     say(EVERYTHING)
-    given = invocation()
-    assert given.files == ("p.txt", "e.csv", "r.csv", ["a.md", "b.md"])
-    assert (given.display, given.quiet, given.verbose) == ("plain", True, False)
-    config = given.runner.config
+    said = invocation()
+    assert said.files == ("p.txt", "e.csv", "r.csv", ["a.md", "b.md"])
+    assert (said.display, said.quiet, said.verbose) == ("plain", True, False)
+    config = said.runner.config
     assert (config.system, config.first_row, config.last_row, config.repeat) == ("s.txt", 2, 4, 2)
     assert config.params == {"temperature": 0.2, "stop": ["a"], "response_format": {"type": "text"}}
     assert (config.json_schema, config.retry_truncated, config.resume) == ("schema.json", 2.0, True)
@@ -278,6 +280,38 @@ def test_no_option_takes_what_is_of_no_type_that_it_knows(name):
     said = refused(f"{BY_NAME[name].key} = 1979-05-27")
     assert said.startswith(f"parallamr.toml: {BY_NAME[name].key}: expected ")
     assert isinstance(kind, Kind)
+
+
+NAMES = [BY_NAME[name].key for name in IN_FILES]
+INNER = ["concurrency", "rpm", "tpm", "price", "endpoints", "models", "url", "weight", "input", "output"]
+TEXTS = (
+    st.sampled_from(["", "openai=3", "openai/a=1:2", "http://n1", "ollama=http://n1 rpm=x", "5%"]) | st.text()
+)
+SETTINGS = st.recursive(
+    st.booleans() | st.integers() | st.floats() | TEXTS | st.dates(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([*INNER, "openai", "mock/a", "ollama"]) | st.text(max_size=3), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.dictionaries(st.sampled_from([*NAMES, "providers"]) | st.text(), SETTINGS, max_size=4))
+def test_whatever_a_file_holds_is_understood_or_refused_by_its_name(content):
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tomllib.loads", lambda text: content)
+            say("")
+            understood("--display", "none")
+    except BadInput as error:
+        said = str(error)
+    else:
+        return
+    assert "parallamr.toml" in said or said.startswith("--")
 
 
 # --- the commands ------------------------------------------------------------------------------
