@@ -145,7 +145,12 @@ def _run(
     known = None
     if config.max_cost is not None:
         known = look_up(config, plan.survey.models, providers)
-        check_budget(config.max_cost, [*plan.survey.models], plan.survey.unlimited, known)
+        try:
+            check_budget(config.max_cost, [*plan.survey.models], plan.survey.unlimited, known)
+        except BadInput:
+            if injected.providers is None:
+                close_providers(providers)
+            raise
     with _locked(plan.outputs, config, bus) as locks:
         plan.outputs.look_again()
         if fresh:
