@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from parallamr_mp.config import Price, PriceTier
 
 FREE = Price(0.0, 0.0)
@@ -27,9 +29,14 @@ def worst_cost(price: Price, input_tokens: int, output_tokens: int) -> float:
 def paid(
     told: float | None, price: Price | None, input_tokens: int | None, output_tokens: int | None
 ) -> float | None:
-    """USD for an answer: what the server has told, else the price of what it counted; None: nobody knows."""
-    if told is not None or price is None:
+    """USD for an answer: what the server has told, else the price of what it counted; None: nobody knows.
+
+    What a plug-in tells may be anything; what is no sum of money does not count.
+    """
+    if isinstance(told, int | float) and 0 <= told < math.inf:
         return told
+    if price is None:
+        return None
     if price == FREE:
         return 0.0  # whatever it took
     if input_tokens is None or output_tokens is None:

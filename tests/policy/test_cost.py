@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp.config import Price, PriceTier
-from parallamr_mp.policy.cost import cost_of, worst_cost
+from parallamr_mp.policy.cost import FREE, cost_of, paid, worst_cost
 
 TIERED = Price(1, 10, request=0.5, tiers=(PriceTier(100, 2, 15), PriceTier(1000, 0.5, 5)))
 rates = st.floats(0, 1e4)
@@ -32,3 +32,16 @@ def test_a_large_input_makes_all_tokens_cost_what_its_tier_says(tokens, usd):
 def test_nothing_that_takes_less_costs_more_than_the_worst(price, input_tokens, output_tokens, data):
     less = data.draw(st.integers(0, input_tokens)), data.draw(st.integers(0, output_tokens))
     assert cost_of(price, *less) <= worst_cost(price, input_tokens, output_tokens) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("told", [None, -1, float("nan"), float("inf"), "much"])
+def test_what_is_no_sum_of_money_does_not_count(told):
+    assert paid(told, None, 1, 1) is None
+    assert paid(told, Price(1, 2), 1000, 500) == 0.002
+    assert paid(told, Price(1, 2), 1000, None) is None
+    assert paid(told, FREE, None, None) == 0.0
+
+
+def test_what_the_server_tells_wins():
+    assert paid(0.25, Price(1, 2), 1000, 500) == 0.25
+    assert paid(0, Price(1, 2), 1000, 500) == 0
