@@ -122,8 +122,9 @@ def answered(
         warnings.append(f"its limit was raised {count(task.enlarged, 'time')}")
     status = Status.WARNING if warnings else Status.OK
     message = hide("; ".join(warnings))
-    if task.spent is not None:
-        cost = task.spent + (cost or 0.0)
+    if task.spent is not None or task.earlier is not None:
+        # What one of its answers has cost may be unknown: then the sum is, too.
+        cost = None if cost is None or task.spent is None else task.spent + cost
     record = _record(
         spec,
         task,

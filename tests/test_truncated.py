@@ -172,12 +172,17 @@ def test_a_result_brings_along_what_the_server_said_of_its_limits():
 
 @pytest.mark.parametrize(
     ("spent", "cost", "total"),
-    [(None, 0.5, 0.5), (0.25, 0.5, 0.75), (0.25, None, 0.25), (None, None, None), (0.0, 0.0, 0.0)],
+    [(None, 0.5, 0.5), (0.25, 0.5, 0.75), (0.25, None, None), (None, None, None), (0.0, 0.0, 0.0)],
 )
 def test_a_row_costs_what_all_its_answers_have_cost(spent, cost, total):
     result = ask(Reply("x", "stop", 1, 1, cost_usd=cost), replace(TASK, spent=spent))
     assert result.cost_usd == total
     assert cells(result)["cost_usd"] == ("" if total is None else str(total))
+
+
+def test_what_is_unknown_of_one_answer_is_unknown_of_the_row():
+    cut = ask(Reply("ha", "length", 4, 10))
+    assert ask(Reply("half", "stop", 4, 15, cost_usd=0.5), enlarged(TASK, cut, 2.0, None)).cost_usd is None
 
 
 def test_a_whole_answer_leaves_no_trace_of_the_cut_one_but_its_cost():
