@@ -137,6 +137,10 @@ def test_a_changed_schema_is_a_changed_question(job, server):
     (job / "other.json").write_text(json.dumps(dict(reversed(SCHEMA.items())), indent=3))
     summary = run(json_schema="other.json", resume=True)
     assert (summary.resumed, summary.written) == (2, 0)
+    verify = create_experiment_runner(procs=0).verify_experiments
+    files = "prompt.txt", "table.csv", "results.csv"
+    assert verify(*files, json_schema="schema.json").whole
+    assert not verify(*files).whole
     (job / "schema.json").write_text(json.dumps(SCHEMA | {"additionalProperties": False}))
     preview = create_experiment_runner(procs=0).preview_experiments(
         "prompt.txt", "table.csv", "results.csv", json_schema="schema.json"
