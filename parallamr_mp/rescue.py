@@ -82,8 +82,10 @@ def _select(
 
     A row with the cells of an experiment that now asks something else has its
     place, too: it is an answer to what was asked before. What the results hold
-    already is left out, but for errors that a rescued answer makes up for. Also
-    returns the rescue files with rows that have no place.
+    already is left out, but for errors that a rescued answer makes up for. Of
+    several rows of one experiment the best is taken in: one worker had an answer
+    that was cut, another the whole one. Also returns the rescue files with rows
+    that have no place.
     """
     by_pair = dict(zip(zip(asked.ids, asked.keys, strict=True), asked.files, strict=True)) if saves else {}
     by_id = dict(zip(asked.ids, asked.files, strict=True)) if saves else {}
@@ -97,7 +99,7 @@ def _select(
                 strange.add(source)
                 continue
             other = rescued.get(pair)
-            if other is None or saves[other[0]].status(other[1]) is Status.ERROR:
+            if other is None or _worth(saved, index) >= _worth(saves[other[0]], other[1]):
                 rescued[pair] = source, index, file
     for scan in scans if rescued else ():
         if scan is None:
@@ -108,6 +110,12 @@ def _select(
                 if failed or scan.status(index) is not Status.ERROR:
                     del rescued[pair]
     return rescued, strange
+
+
+def _worth(saved: Scan, index: int) -> int:
+    """More for a better row. Within a file, the later of equals is of the later attempt."""
+    status = saved.status(index)
+    return 2 if status is Status.OK else 1 if status is Status.WARNING else 0
 
 
 def _append(output: Output, scan: Scan | None, columns: tuple[str, ...], records: Sequence[bytes]) -> None:

@@ -1,6 +1,9 @@
 """Answers saved by orphaned workers find their way into the results, once each."""
 
 import os
+from itertools import permutations
+
+import pytest
 
 from parallamr_mp.answered import AttemptSpec, RowResult
 from parallamr_mp.attempt import Asker
@@ -16,9 +19,9 @@ INPUT = ("provider", "model", "topic")
 COLUMNS = columns_for(INPUT)
 
 
-def record(identity, row, output="an answer,\nof two lines"):
+def record(identity, row, output="an answer,\nof two lines", status="ok"):
     cells = dict.fromkeys(RESULT_COLUMNS, "") | {
-        "status": "ok",
+        "status": status,
         "output": output,
         "row_number": row,
         "repeat": 0,
@@ -93,6 +96,27 @@ def test_rescued_rows_are_added_once_and_their_file_is_removed(tmp_path):
     assert (taken, foreign) == (3, [])
     assert numbers(results) == [1, 2, 3, 4]
     assert rescue_files([prefix]) == []
+
+
+@pytest.mark.parametrize("order", list(permutations(["error", "warning", "ok"])))
+def test_of_several_rows_of_an_experiment_the_best_is_taken_in(tmp_path, order):
+    paths = [
+        write(tmp_path / f"r.csv.rescue-{number}.csv", record(1, 1, status, status))
+        for number, status in enumerate(order)
+    ]
+    output = Output(0, str(tmp_path / "r.csv"))
+    assert adopt(paths, COLUMNS, asked(1), [None], [output]) == (1, [])
+    assert [cells[COLUMNS.index("output")] for cells in rows(output.path)] == ["ok"]
+    assert not any(map(os.path.exists, paths))
+
+
+def test_of_equal_rows_in_one_file_the_later_is_taken_in(tmp_path):
+    path = write(
+        tmp_path / "r.csv.rescue-1.csv", record(1, 1, "cut", "warning"), record(1, 1, "longer", "warning")
+    )
+    output = Output(0, str(tmp_path / "r.csv"))
+    assert adopt([path], COLUMNS, asked(1), [None], [output]) == (1, [])
+    assert [cells[COLUMNS.index("output")] for cells in rows(output.path)] == ["longer"]
 
 
 def test_a_torn_end_is_cut_off_on_both_sides(tmp_path):
