@@ -182,11 +182,6 @@ def check(config: RunConfig) -> None:
     for name in config.params:
         if name in RESERVED_PARAMS:
             raise BadInput(f"--param {name}: cannot be set by a parameter")
-    factor = config.retry_truncated
-    if factor is not None and not 1 < factor < math.inf:
-        raise BadInput(
-            f"--retry-truncated {factor:g}: must be more than 1", hint="2 asks with twice the limit."
-        )
     if config.json_schema is not None and (asked := config.params.keys() & {"response_format", "format"}):
         raise BadInput(
             f"--json-schema and --param {min(asked)} exclude each other",
