@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 _TELLING = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?)[_\d]*$", re.IGNORECASE)
+_WITHIN = re.compile(r"(?<![\w+.-])[a-z][a-z0-9+.-]*://\S*", re.IGNORECASE | re.ASCII)
+"""A URL amid other words, as in `openai=http://user:password@host weight=2`."""
 _SHORTEST_FOUND = 8
 """Shorter ones are words and switches: servers without keys are given `ollama`, `EMPTY` or `none`."""
 
@@ -27,9 +29,9 @@ def environment_secrets(env: Mapping[str, str]) -> frozenset[str]:
     found: set[str] = set()
     for name, value in env.items():
         text = value.strip()
-        asked = name.upper().endswith(("_BASE_URL", "_PROXY"))
+        asked = name.upper().endswith(("_BASE_URL", "_PROXY", "PARALLAMR_ENDPOINT"))
         if "://" in text or asked:
-            for part in split_base_urls(text):
+            for part in {part for each in (text, *_WITHIN.findall(text)) for part in split_base_urls(each)}:
                 url = part if "://" in part else f"http://{part}"
                 found.update(query_secrets(url.partition("?")[2].partition("#")[0]))
                 # Of our own URLs a user without a password is a token; of others, a name.

@@ -119,4 +119,9 @@ def test_secrets_of_all_base_urls_are_known():
     assert {"first-pw", "only-a-token", "k3k3k3"} <= found
     assert not found & {"u1", "n1", "n2"}
     assert route_secrets(split_base_urls(env["OPENAI_BASE_URL"])) == found
+    lines = (
+        "openai=http://u1:first-pw@n1/v1 weight=2\nollama=http://only-a-token@n2 openai=http://n3?key=k3k3k3"
+    )
+    assert environment_secrets({"PARALLAMR_ENDPOINT": lines}) >= found
+    assert environment_secrets({"OTHER": lines}) >= {"first-pw", "k3k3k3"}
     assert route_secrets(["", "http://n1/v1", "http://[broken"]) == {"http://[broken"}
