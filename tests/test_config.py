@@ -63,10 +63,6 @@ def test_settings_that_make_no_sense_are_refused_by_their_options_name(change, m
     assert message in str(caught.value)
 
 
-def test_ollama_answers_one_question_at_a_time_unless_told_otherwise():
-    assert GOOD.limits == {"ollama": 1}
-
-
 # --- what the machine offers -------------------------------------------------------------------
 
 

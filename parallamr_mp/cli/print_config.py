@@ -13,7 +13,7 @@ from parallamr_mp._version import __version__
 from parallamr_mp.cli import values
 from parallamr_mp.cli.config_file import is_secret_name
 from parallamr_mp.cli.options import ALIASES, BY_NAME, IN_FILES, Kind
-from parallamr_mp.cli.settings import Layer, Origin, Settings
+from parallamr_mp.cli.settings import Origin, Settings
 from parallamr_mp.config import DEFAULT_LIMITS, EndpointSpec, Price, RunConfig, drain_seconds
 from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.endpoints import query_secrets
@@ -123,20 +123,20 @@ def _has_null(value: Any) -> bool:
 
 def _providers(settings: Settings) -> Iterator[str]:
     """A table for each provider and model of which anything is said."""
-    default = Origin(Layer.DEFAULT, "", "default")
     limits: dict[str, Mapping[str, tuple[Any, Origin]]] = {
-        "concurrency": {scope: (limit, default) for scope, limit in DEFAULT_LIMITS.items()}
-        | settings.scoped("concurrency", values.whole),
+        "concurrency": settings.scoped("concurrency", values.whole),
         "rpm": settings.scoped("limit_rpm", values.amount),
         "tpm": settings.scoped("limit_tpm", values.amount),
         "price": settings.scoped("price", values.price, model=True),
     }
     endpoints = settings.endpoints()
-    scopes = dict.fromkeys([*(scope for said in limits.values() for scope in said), *endpoints])
+    scopes = {*(scope for said in limits.values() for scope in said), *endpoints, *DEFAULT_LIMITS}
     for scope in sorted(scopes):
         provider, slash, model = scope.partition("/")
         table = f"providers.{_key(provider)}"
         yield f"\n[{table}.models.{_key(model)}]" if slash else f"\n[{table}]"
+        if scope in DEFAULT_LIMITS and scope not in limits["concurrency"]:
+            yield f"# concurrency: default: {DEFAULT_LIMITS[scope]} at each endpoint"
         for name, said in limits.items():
             if scope in said:
                 value, origin = said[scope]

@@ -370,7 +370,7 @@ class Dispatcher:
             return False
         nothing_left = self._feed.exhausted and self._schedule.parked == 0 and not self._suspects
         if self._stop is None and self._schedule.broke and self._schedule.parked:
-            self._stop_for(StopReason("budget", "what is left of --max-cost does not pay for the next row"))
+            self._stop_for(StopReason("budget", self._schedule.broke))
         return self._stop is not None or nothing_left
 
     def _shut_down(self, *, orderly: bool) -> None:

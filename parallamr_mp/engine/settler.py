@@ -54,6 +54,9 @@ class Settler:
         if failure is not None:
             self._failed(slot, job, outcome, failure, now, probe=probe, stopping=stopping)
         elif not stopping and self._results.again(job, outcome):
+            before = self._fallbacks.get(job.id)
+            if before is not None and before.slot is not slot:
+                before.slot.stored.append(job.id)  # the newer answer, and who keeps it, take its place
             self._fallbacks[job.id] = _Fallback(job, slot, outcome)
             self._schedule.add(job)
         else:

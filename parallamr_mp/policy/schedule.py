@@ -28,6 +28,7 @@ from parallamr_mp.policy.estimate import TokenEstimator
 from parallamr_mp.policy.job import Grant, Job, Report
 from parallamr_mp.policy.pool import Pool
 from parallamr_mp.policy.quota import Limits, Quota
+from parallamr_mp.text import usd
 
 _UNLIMITED = 1 << 30
 _ONE_MODEL_COOLS = 5.0
@@ -75,8 +76,8 @@ class Schedule:
         self._parked_by: dict[str, int] = {}
         self._soonest = math.inf
         """When the last `take` might have found something, had it come later."""
-        self.broke = False
-        """The last `take` found jobs that may go but for money, nothing else, and nothing in flight."""
+        self.broke = ""
+        """What the money lacks, when the last `take` found that nothing else keeps the jobs, and none flies."""
         self.parked_bytes = 0
         """Sizes of the jobs that are held here."""
 
@@ -125,7 +126,7 @@ class Schedule:
         """The earliest job that may go, charged as in flight and with its route; None when there is none."""
         while self._waiting and self._waiting[0][0] <= now:
             self._make_ready(heapq.heappop(self._waiting)[2])
-        self._soonest, self.broke = math.inf, False
+        self._soonest, self.broke = math.inf, ""
         if self.full:
             return None
         best: _Lane | None = None
@@ -147,13 +148,22 @@ class Schedule:
             else:
                 best, chosen, tokens = lane, endpoint, estimate
         if best is None or chosen is None:
-            self.broke = only_money and not self._flying and not self._waiting
+            if only_money and not self._flying and not self._waiting:
+                self.broke = self._shortage()
             return None
         job = heapq.heappop(best.ready)[1]
         self._ready_count -= 1
         self._unpark(job)
         self._lease(now, best, chosen, job, tokens)
         return job
+
+    def _shortage(self) -> str:
+        costs = [lane.ready[0][1].cost for lane in self._lanes.values() if lane.ready]
+        cap = self._budget.cap or 0.0
+        text = f"the next row may cost {usd(min(costs))} USD, and {usd(max(0.0, cap - self._budget.spent))} are left"
+        if self._budget.spent:
+            return f"{text} of --max-cost {cap:g}"
+        return f"{text} of --max-cost {cap:g}: raise it, or limit answers, as with --param max_tokens=500"
 
     @staticmethod
     def _place(now: float, lane: _Lane, job: Job, tokens: int) -> tuple[Endpoint | None, float]:
@@ -197,7 +207,7 @@ class Schedule:
             return
         if report is None or (report.failure is not None and report.failure.unknown):
             self._budget.keep(grant.cost)
-        elif report.failure is not None:
+        elif report.failure is not None and report.failure.kind != "bad_reply":
             self._budget.settle(grant.cost, None)
         elif report.cost is None:
             self._budget.keep(grant.cost)  # it was answered, and nobody knows for how much

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -48,7 +49,7 @@ def settled_at(k, ceiling=1000):
 
 
 def test_a_thousand_are_in_flight_within_two_seconds_without_waiting_for_answers():
-    now, in_flight = grown(AdaptiveLimit(1000), 5.0, 2.0)
+    _now, in_flight = grown(AdaptiveLimit(1000), 5.0, 2.0)
     assert in_flight == 1000
 
 
@@ -131,8 +132,8 @@ def test_episodes_in_a_row_go_down_faster_and_the_first_success_brings_it_back()
         seen.append(limit.limit(now + 0.1))
         now, in_flight = now + 1.0, limit.limit(now + 0.1)
     assert seen[-1] <= 5
-    assert [b / a for a, b in zip(seen[1:4], seen[2:5], strict=True)] == sorted(
-        [b / a for a, b in zip(seen[1:4], seen[2:5], strict=True)], reverse=True
+    assert [b / a for a, b in itertools.pairwise(seen)] == sorted(
+        [b / a for a, b in itertools.pairwise(seen)], reverse=True
     )
     in_flight = filled_up(limit, now)
     assert limit.limit(now + 100) == seen[-1], "not by time alone"
