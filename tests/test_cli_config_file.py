@@ -92,7 +92,7 @@ def test_a_file_can_say_everything():
     assert config.params == {"temperature": 0.2, "stop": ["a"], "response_format": {"type": "text"}}
     assert (config.json_schema, config.retry_truncated, config.resume) == ("schema.json", 2.0, True)
     assert (config.procs, config.threads, config.total_limit) == (3, 16, 40)
-    assert config.limits == {"ollama": 1, "mock": 9, "openai": 64, "openai/gpt-4o": 8, "openrouter": 5}
+    assert config.limits == {"mock": 9, "openai": 64, "openai/gpt-4o": 8, "openrouter": 5}
     assert config.rpm == {"ollama": 30, "mock": 1000, "openai": 1000, "openai/gpt-4o": 5}
     assert config.tpm == {"mock": 2e6, "openai": 250_000}
     assert config.prices == {"mock/a": Price(1, 2), "openai/gpt-4o": Price(2.5, 10)}
@@ -145,7 +145,7 @@ def test_tables_are_merged_scope_by_scope_and_name_by_name():
         OPENAI_CONCURRENCY="4",
     )
     assert config.rpm == {"openai": 500, "ollama": 2, "mock": 3}
-    assert config.limits == {"openai": 4, "ollama": 1}
+    assert config.limits == {"openai": 4}
     assert [spec.url for spec in config.endpoints] == ["http://typed/v1", "http://file"]
     assert config.params == {"seed": 2, "top_p": 0.5}
 

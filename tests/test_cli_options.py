@@ -53,7 +53,7 @@ def test_the_old_names_of_limits_mean_the_same():
     assert understood("--openai-concurrency", "3", "--concurrency", "openai=3").limits["openai"] == 3
     assert understood("--openai-concurrency", "3", CONCURRENCY="openai=9").limits["openai"] == 3
     assert understood("--concurrency", "openai=3", OPENAI_CONCURRENCY="9").limits["openai"] == 3
-    assert understood(OPENAI_CONCURRENCY="9").limits == {"openai": 9, "ollama": 1}
+    assert understood(OPENAI_CONCURRENCY="9").limits == {"openai": 9}
 
 
 def test_what_was_typed_wins_scope_by_scope():

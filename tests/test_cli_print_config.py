@@ -126,7 +126,7 @@ def test_each_value_tells_where_it_comes_from(printed, monkeypatch):
         "rpm = 6  # command line",
         "tpm = 7  # parallamr.toml",
         '  {url = "http://n1", weight = 1},  # parallamr.toml',
-        "concurrency = 1  # default",
+        "# concurrency: default: 1 at each endpoint",
     ):
         assert line in lines
     lines = printed("-j", "12", SEQUENTIAL="1").splitlines()

@@ -210,7 +210,7 @@ OPTIONS: tuple[Option, ...] = (
         "--concurrency",
         Kind.COUNTS,
         "Most requests at once to a provider or model, as openai=64,openai/gpt-4o=8. Repeatable."
-        " [default: ollama=1]",
+        " [default: 1 at each endpoint of ollama]",
         "SCOPE=N",
     ),
     *(
