@@ -79,6 +79,7 @@ class Scene(Place):
             "OPENROUTER_BASE_URL": server.openrouter_url.replace("://", f"://{credentials}"),
             "OLLAMA_BASE_URL": server.ollama_url.replace("://", f"://{credentials}"),
             "PARROT_API_KEY": PLUGIN_KEY,
+            "PARALLAMR_MAX_WAIT": "0.1",
             "PYTHONPATH": str(folder / "site"),
         }
         self.table(
@@ -131,13 +132,18 @@ def scene(tmp_path, server):
     return Scene(tmp_path, server)
 
 
-def echo(seen):
-    """All that a server has been sent, and the secrets once more, as servers write such things down."""
+def heard(seen):
+    """All that a server has been sent."""
     raw = " ".join(f"{name}: {value}" for name, value in seen.headers.items())
     url = f"{seen.path}?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in seen.query.items())
     query = " ".join(seen.query.values())
+    return f"{seen.method} {url} {raw} {query}"
+
+
+def echo(seen):
+    """The same and the secrets once more, as servers write such things down."""
     known = " ".join(secret for secret in SECRETS if secret != PROXY_PASSWORD)
-    return f"{seen.method} {url} {raw} {query} {known}"
+    return f"{heard(seen)} {known}"
 
 
 def html_page(code):
@@ -612,6 +618,39 @@ def test_an_output_that_was_removed_or_is_full_leaves_no_secret(scene, server):
             *scene.job(*arguments), command=["sh", "-c", 'exec "$@" >/dev/full', "sh", SCRIPT]
         )
         assert done.code == 1, done
+
+
+@pytest.mark.parametrize("procs", ["0", "1"])
+def test_endpoints_and_the_attempts_log_leave_no_secret(scene, server, procs):
+    """Endpoints of which one quotes all it gets and one is not there, and first a file that is wrong."""
+    del scene.env["OPENAI_BASE_URL"], scene.env["OPENROUTER_BASE_URL"], scene.env["OLLAMA_BASE_URL"]
+    user = f"://me:{quote(URL_PASSWORD, safe='')}@"
+    urls = [
+        f"ollama={server.ollama_url}",
+        f"openai={server.openai_url}?sig={SIGNATURE}",
+        "openai=http://127.0.0.1:1",
+    ]
+    lines = [url.replace("://", user) for url in urls]
+    server.behave(lambda seen: status(500, {}, heard(seen).encode()) if seen.experiment[-1] == "1" else None)
+    nodes = scene.root / "site" / "nodes.txt"  # where secrets may be
+    nodes.parent.mkdir(exist_ok=True)
+    option = f"openrouter={server.openrouter_url.replace('://', user)} weight=2"
+    options = (
+        "--endpoints-file",
+        nodes,
+        "--attempts-log",
+        "log.jsonl",
+        "--endpoint",
+        option,
+        "--procs",
+        procs,
+    )
+    nodes.write_text("\n".join([*lines, f"{lines[1]} rpm=none"]))
+    done = scene.asked(*options)
+    assert (done.code, "nodes.txt, line 4" in done.stderr) == (2, True), done
+    nodes.write_text("\n".join(lines))
+    assert scene.asked(*options).code == 3
+    assert (scene.folder / "log.jsonl").read_text().count("\n") >= 6
 
 
 # --- what counts as secret ---------------------------------------------------------------------
