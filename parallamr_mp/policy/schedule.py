@@ -77,7 +77,7 @@ class Schedule:
         self._soonest = math.inf
         """When the last `take` might have found something, had it come later."""
         self.broke = ""
-        """What the money lacks, when the last `take` found that nothing else keeps the jobs, and none flies."""
+        """What the money lacks, if the last `take` found nothing else that keeps the jobs, and none flies."""
         self.parked_bytes = 0
         """Sizes of the jobs that are held here."""
 
@@ -160,7 +160,8 @@ class Schedule:
     def _shortage(self) -> str:
         costs = [lane.ready[0][1].cost for lane in self._lanes.values() if lane.ready]
         cap = self._budget.cap or 0.0
-        text = f"the next row may cost {usd(min(costs))} USD, and {usd(max(0.0, cap - self._budget.spent))} are left"
+        left = max(0.0, cap - self._budget.spent)
+        text = f"the next row may cost {usd(min(costs))} USD, and {usd(left)} are left"
         if self._budget.spent:
             return f"{text} of --max-cost {cap:g}"
         return f"{text} of --max-cost {cap:g}: raise it, or limit answers, as with --param max_tokens=500"
