@@ -131,6 +131,8 @@ class RunConfig:
     flatten: bool = False
     excel_safe: bool = False
     """Cells that a spreadsheet would run as formulas get an apostrophe before them."""
+    config_file: str | None = None
+    """The file that settings were read from; this program writes into none such."""
     command: tuple[str, ...] = ()
     """The command line that this was made from, for the manifest; empty: none."""
 

@@ -77,6 +77,7 @@ def input_files(config: RunConfig, plan: Plan) -> set[str]:
         config.system,
         config.json_schema,
         config.endpoints_file,
+        config.config_file,
     )
     return {path for path in fixed if path} | plan.survey.inputs
 

@@ -28,7 +28,7 @@ from parallamr_mp.providers.secrets import environment_secrets, redactor, route_
 from parallamr_mp.report import RunSummary
 from parallamr_mp.results.manifest import FORMAT, load_manifest, save_manifest
 
-_FILES = ("prompt", "experiments", "contexts", "system", "json_schema", "output", "command")
+_FILES = ("prompt", "experiments", "contexts", "system", "json_schema", "config_file", "output", "command")
 """Fields of the configuration that are told elsewhere than among the settings."""
 
 
@@ -141,6 +141,7 @@ def _inputs(config: RunConfig) -> Iterator[dict[str, Any]]:
         *(("context", path) for path in config.contexts),
         *([("system", config.system)] if config.system is not None else []),
         *([("json_schema", config.json_schema)] if config.json_schema is not None else []),
+        *([("config", config.config_file)] if config.config_file is not None else []),
     ]
     for role, path in given:
         noted: dict[str, Any] = {"role": role, "path": path}

@@ -354,3 +354,11 @@ def test_a_value_out_of_range_is_refused_with_the_place_where_it_was_set(place):
     done = place.run(PARALLAMR_MAX_RETRIES="-1", PARALLAMR_THREADS="1")
     assert "--max-retries -1: must be at least 0\n  It is set by PARALLAMR_MAX_RETRIES." in done.stderr
     assert "It is set" not in place.run("--threads", "-1").stderr
+
+
+def test_the_settings_file_is_an_input_no_output_may_be(place):
+    before = Path("parallamr.toml").read_bytes()
+    done = run_cli(place.folder, "run", "-o", "parallamr.toml", "--overwrite", env=place.env)
+    assert done.code == 2, done
+    assert "parallamr.toml: is an input of this run and cannot be its output too" in done.stderr
+    assert Path("parallamr.toml").read_bytes() == before

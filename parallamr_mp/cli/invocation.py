@@ -161,6 +161,7 @@ def make_runner(settings: Settings) -> ExperimentRunner:
         params=_values(settings.params()),
         resume=resume,
         overwrite=overwrite,
+        config_file=settings.config_file,
         command=("parallamr-mp", *sys.argv[1:]),
     )
 

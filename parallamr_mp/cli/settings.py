@@ -63,6 +63,7 @@ class Settings:
         self._repeated: dict[str, list[tuple[Origin, Any]]] = {}
         """Of repeatable options: everything that is said, weakest source first."""
         file = read_config(given["config"])
+        self.config_file = file.path if file is not None else None
         for name, value in given.items():
             if BY_NAME[name].kind in REPEATABLE:
                 self._repeated[name] = _said(name, value, file)
