@@ -126,6 +126,10 @@ class AdaptiveLimit:
     """What remains of the level at the first, second, and any further episode before a round has held."""
     PATIENCE = 100
     """Successes before the first probe: about one request in so many is refused."""
+    DEAR = 20.0
+    """Times the length of a cool-down that it holds still after one: a probe that costs that much is rare."""
+    LONGEST_STILL = 60.0
+    """Seconds that it holds still at most."""
     ROUND = 16
     """Least successes that make a round; else as many as the limit."""
 
@@ -155,6 +159,10 @@ class AdaptiveLimit:
         self._episodes = 0
         """Since a round has held."""
 
+        self._now = -math.inf
+        """The last time that something happened."""
+        self._still_until = -math.inf
+        """When a first probe is allowed."""
         self._reached_at = -math.inf
         """When the level came to its present goal."""
         self._held = 0
@@ -189,7 +197,9 @@ class AdaptiveLimit:
         if self._level < self._top() or leased_at < self._reached_at or not used:
             return
         self._held += 1
-        if self._held >= max(self.ROUND, int(self._level), 0 if self._step else self.PATIENCE):
+        if self._held < max(self.ROUND, int(self._level), 0 if self._step else self.PATIENCE):
+            return
+        if self._step or now >= self._still_until:
             self._episodes = 0
             self._held = 0
             self._probe(now)
@@ -211,6 +221,8 @@ class AdaptiveLimit:
 
     def cooled_down(self, until: float) -> None:
         self._ramp.begin(until)
+        still = min(self.LONGEST_STILL, self.DEAR * max(0.0, until - self._now))
+        self._still_until = max(self._still_until, until + still)
 
     def next_change(self, now: float) -> float | None:
         limit = self.limit(now)
@@ -240,6 +252,7 @@ class AdaptiveLimit:
 
     def _settle(self, now: float) -> None:
         """Makes the level what it has grown to."""
+        self._now = now
         level, top = self._level_at(now), self._top()
         if self._level < top <= level:
             self._reached_at = now

@@ -1,5 +1,5 @@
-import itertools
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -49,8 +49,7 @@ def settled_at(k, ceiling=1000):
 
 
 def test_a_thousand_are_in_flight_within_two_seconds_without_waiting_for_answers():
-    _now, in_flight = grown(AdaptiveLimit(1000), 5.0, 2.0)
-    assert in_flight == 1000
+    assert grown(AdaptiveLimit(1000), 5.0, 2.0)[1] == 1000
 
 
 def test_it_starts_with_a_few_and_grows_only_as_it_is_used():
@@ -75,6 +74,16 @@ def test_what_was_not_refused_is_what_the_endpoint_takes():
     now, in_flight = served(limit, now + 0.2, taken, taken // 2)
     now, in_flight = grown(limit, now, 1.0, in_flight)
     assert limit.limit(now) == taken
+
+
+def test_answers_that_come_in_one_batch_with_a_refusal_do_not_make_it_look_like_less():
+    limit, now, in_flight = settled_at(100)
+    limit.leased(now, in_flight)
+    for answer in range(60):
+        limit.succeeded(now + 1, now - 1, in_flight - answer)
+    assert limit.refused(now + 1, now, in_flight - 60)
+    now, in_flight = served(limit, now + 2, in_flight - 61, 40)
+    assert grown(limit, now, 1.0, in_flight)[1] >= 98
 
 
 def test_refusals_of_one_episode_lower_the_limit_once():
@@ -102,6 +111,22 @@ def test_a_probe_that_is_refused_costs_one_request():
     now, in_flight = served(limit, now + 0.05, in_flight - 1, 10)
     now, in_flight = grown(limit, now, 1.0, in_flight)
     assert limit.limit(now) == 8
+
+
+def test_an_episode_after_a_round_has_held_is_a_first_one():
+    limit, now, in_flight = settled_at(40)
+    now, in_flight = served(limit, now, in_flight, 110)
+    assert limit.refused(now + 0.05, now, in_flight)
+    assert limit.limit(now + 0.05) == 34
+
+
+def test_where_a_refusal_means_a_cool_down_it_probes_seldom():
+    limit, now, in_flight = settled_at(40)
+    limit.cooled_down(now + 2.0)
+    now, in_flight = served(limit, now + 4.0, in_flight, 1000, seconds=1.0)
+    assert limit.limit(now) == 40
+    now, in_flight = served(limit, now, in_flight, 2000, seconds=1.0)
+    assert limit.limit(now) > 40
 
 
 def test_successes_of_a_limit_that_is_not_used_prove_nothing():
@@ -132,9 +157,8 @@ def test_episodes_in_a_row_go_down_faster_and_the_first_success_brings_it_back()
         seen.append(limit.limit(now + 0.1))
         now, in_flight = now + 1.0, limit.limit(now + 0.1)
     assert seen[-1] <= 5
-    assert [b / a for a, b in itertools.pairwise(seen)] == sorted(
-        [b / a for a, b in itertools.pairwise(seen)], reverse=True
-    )
+    falls = [after / before for before, after in pairwise(seen[:4])]
+    assert falls == sorted(falls, reverse=True)
     in_flight = filled_up(limit, now)
     assert limit.limit(now + 100) == seen[-1], "not by time alone"
     limit.succeeded(now + 1, now, in_flight)
@@ -198,6 +222,15 @@ def test_a_ceiling_that_moves_takes_an_untroubled_limit_with_it(ceiling, expecte
     now, in_flight = grown(limit, 0.0, 2.0)
     limit.ceiling = ceiling
     assert grown(limit, now, 2.0, min(in_flight, ceiling))[1] == expected
+
+
+def test_a_ceiling_that_was_low_for_a_while_is_no_reason_to_burst():
+    limit = AdaptiveLimit(500)
+    now, _ = grown(limit, 0.0, 2.0)
+    limit.leased(now, 100)
+    limit.ceiling = 10
+    limit.ceiling = 500
+    assert limit.limit(now) <= 13
 
 
 class AnEndpointOfMoods(RuleBasedStateMachine):
