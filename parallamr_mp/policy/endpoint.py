@@ -79,9 +79,7 @@ class Endpoint:
 
     @limits.setter
     def limits(self, limits: Limits) -> None:
-        if limits != self._quota.limits:
-            in_flight, self._quota = self._quota.in_flight, Quota(limits)
-            self._quota.in_flight = in_flight
+        self._quota.change(limits)
 
     @property
     def load(self) -> float:

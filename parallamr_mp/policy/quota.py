@@ -25,8 +25,14 @@ class Quota:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_flight = 0
-        self._requests = RateWindow(limits.rpm) if limits.rpm is not None else None
-        self._tokens = RateWindow(limits.tpm) if limits.tpm is not None else None
+        self._requests = _changed(None, limits.rpm)
+        self._tokens = _changed(None, limits.tpm)
+
+    def change(self, limits: Limits) -> None:
+        """Other limits from now on. What was asked under the old ones counts, as far as it was counted."""
+        self.limits = limits
+        self._requests = _changed(self._requests, limits.rpm)
+        self._tokens = _changed(self._tokens, limits.tpm)
 
     def wait(self, now: float, tokens: int) -> float:
         """Seconds until a request of so many tokens may be sent; inf: until another one has come back."""
@@ -54,3 +60,13 @@ class Quota:
             self._requests.correct(leased, sent, 1.0, 1.0)
         if self._tokens is not None:
             self._tokens.correct(leased, sent, tokens, used)
+
+
+def _changed(window: RateWindow | None, limit: float | None) -> RateWindow | None:
+    if limit is None:
+        return None
+    if window is None:
+        return RateWindow(limit)
+    if limit != window.limit:
+        window.change(limit)
+    return window

@@ -29,17 +29,11 @@ class RateWindow:
     def __init__(
         self, limit: float, *, period: float = 60.0, slack: float = 1.0, burst: float | None = None
     ) -> None:
-        if not 0 < limit < math.inf:
-            raise ValueError(f"a limit is a positive number, not {limit}")
-        self.limit = float(limit)
-        self._most = max(1, math.floor(limit * UNITS))
         self._grain = period / GRAINS
         # One bucket more, for a charge at the very end of its own.
         self._life = math.ceil((period + slack) / self._grain) + 1
-        self._rate = limit / (period + slack)
-        self._burst = max(1.0, limit * 10.0 / period) if burst is None else burst
-        self._tolerance = 1e-6 * max(self._rate, self._burst)
-        """Of the pace only, for the rounding of times: a microsecond's worth."""
+        self._period, self._slack, self._given_burst = period, slack, burst
+        self._allow(limit)
         self._buckets = [0] * self._life
         """Units by bucket, the bucket of index i at i modulo their number."""
         self._newest = 0
@@ -52,6 +46,23 @@ class RateWindow:
         """The time that `_tokens` holds for; None until the first call."""
         self._last = UNITS
         """Units of the last charge: the next is taken to be like it."""
+
+    def _allow(self, limit: float) -> None:
+        if not 0 < limit < math.inf:
+            raise ValueError(f"a limit is a positive number, not {limit}")
+        self.limit = float(limit)
+        self._most = max(1, math.floor(limit * UNITS))
+        self._rate = limit / (self._period + self._slack)
+        given = self._given_burst
+        self._burst = max(1.0, limit * 10.0 / self._period) if given is None else given
+        self._tolerance = 1e-6 * max(self._rate, self._burst)
+        """Of the pace only, for the rounding of times: a microsecond's worth."""
+
+    def change(self, limit: float) -> None:
+        """Another limit from now on; what was charged stays charged."""
+        self._allow(limit)
+        self._tokens = min(self._tokens, self._burst)
+        self._last = min(self._last, self._most)
 
     def fits(self, amount: float) -> bool:
         """Whether the amount can ever be charged without exceeding the limit."""

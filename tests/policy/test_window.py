@@ -221,3 +221,20 @@ class AMinuteAtTheServer(RuleBasedStateMachine):
 
 AMinuteAtTheServer.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestAMinuteAtTheServer = AMinuteAtTheServer.TestCase
+
+
+@pytest.mark.parametrize(("before", "after"), [(60, 20), (20, 60), (1, 60), (60, 1), (7.5, 3000)])
+def test_a_limit_that_changes_holds_from_then_on_and_counts_what_was_before(before, after):
+    window = RateWindow(before)
+    now, seen = START, []
+    while now < START + 45:
+        now = charge_when_allowed(window, now)
+        seen.append((now, 1.0))
+    window.change(after)
+    start = now
+    while now < start + 300:
+        now = charge_when_allowed(window, now)
+        seen.append((now, 1.0))
+    assert busiest(seen) <= max(before, after)
+    assert busiest([(time, amount) for time, amount in seen if time > start]) <= after
+    assert len([time for time, _ in seen if time > start + 60]) >= 0.9 * after * 4
