@@ -142,11 +142,15 @@ class Endpoint:
         return isinstance(self.limit, AdaptiveLimit)
 
     def _well(self, now: float, grant: Grant) -> None:
-        was = self.breaker.state(now)
-        self.breaker.succeeded(now, grant.at, grant.probe)
+        self._alive(now, grant)
         self.limit.succeeded(now, grant.at, self._quota.in_flight + 1)
         self._refusals = 0
         self.down_since = None
+
+    def _alive(self, now: float, grant: Grant) -> None:
+        """It has answered, if only that it is too busy."""
+        was = self.breaker.state(now)
+        self.breaker.succeeded(now, grant.at, grant.probe)
         if was is not BreakerState.CLOSED and self.breaker.state(now) is BreakerState.CLOSED:
             # Those who waited must not all come at once to a server that has just come up.
             self.limit.cooled_down(now)
@@ -154,11 +158,11 @@ class Endpoint:
 
     def _refused(self, now: float, grant: Grant, failure: Failure) -> None:
         self._trouble(now, failure)
-        self.breaker.succeeded(now, grant.at, grant.probe)  # it is alive, and says so
+        self._alive(now, grant)
         if failure.one_model:
             return  # the schedule keeps that model away
         episode = self.limit.refused(now, grant.at, self._quota.in_flight + 1)
-        if failure.retry_after is not None:
+        if failure.retry_after:  # not 0: at once is what it has just refused
             self._cool(now, now + min(failure.retry_after, LONGEST_WISH), failure)
         elif episode and not (self.adapts and self.limit.limit(now) > 1):
             # Less at once does not help, or nobody asked for less: come later.
