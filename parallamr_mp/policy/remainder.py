@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from parallamr_mp.models import Allowance
 
 _LONGEST = 60.0
 """Seconds that a remainder of nothing is believed at most: a refusal will say if it is longer."""
+_ANY = math.ulp(0.0)
+"""Tokens of which one is enough: how many a request takes is a guess."""
 
 
 class Remainder:
@@ -19,42 +23,38 @@ class Remainder:
     """
 
     def __init__(self) -> None:
-        self._left: float | None = None
-        self._tokens: float | None = None
-        self._until = 0.0
+        self._requests, self._tokens = _Count(), _Count()
 
     def told(self, now: float, said: Allowance, in_flight: int, tokens: float) -> None:
         """A response said so, with so many others in flight that may use so many tokens."""
-        if now >= self._until:
-            self._left = self._tokens = None
-        renewed = 0.0
-        if said.requests_left is not None and said.requests_reset is not None:
-            self._left = _bounded(self._left, said.requests_left, in_flight)
-            if self._left < 1:
-                renewed = said.requests_reset
-        if said.tokens_left is not None and said.tokens_reset is not None:
-            self._tokens = _bounded(self._tokens, said.tokens_left, tokens)
-            if self._tokens <= 0:
-                renewed = max(renewed, said.tokens_reset)
-        longest = max(said.requests_reset or 0.0, said.tokens_reset or 0.0)
-        self._until = now + min(renewed or longest, _LONGEST)
+        self._requests.told(now, said.requests_left, said.requests_reset, in_flight)
+        self._tokens.told(now, said.tokens_left, said.tokens_reset, tokens)
 
     def leased(self, tokens: int) -> None:
         """A request leaves."""
-        if self._left is not None:
-            self._left -= 1
-        if self._tokens is not None:
-            self._tokens -= tokens
+        self._requests.left -= 1
+        self._tokens.left -= tokens
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may leave."""
+        return max(self._requests.wait(now, least=1.0), self._tokens.wait(now, least=_ANY))
+
+
+class _Count:
+    """One of the two: requests have another reset than tokens."""
+
+    def __init__(self) -> None:
+        self.left = math.inf
+        self._until = 0.0
+        """When the allowance is renewed."""
+
+    def told(self, now: float, said: float | None, reset: float | None, uncounted: float) -> None:
         if now >= self._until:
-            return 0.0
-        spent = (self._left is not None and self._left < 1) or (
-            self._tokens is not None and self._tokens <= 0
-        )
-        return self._until - now if spent else 0.0
+            self.left = math.inf
+        if said is not None and reset is not None:
+            ours = said if self.left == math.inf else max(self.left, said - uncounted)
+            self.left = min(said, ours)
+            self._until = now + min(reset, _LONGEST)
 
-
-def _bounded(ours: float | None, said: float, uncounted: float) -> float:
-    return said if ours is None else min(said, max(ours, said - uncounted))
+    def wait(self, now: float, least: float) -> float:
+        return self._until - now if self.left < least and now < self._until else 0.0
