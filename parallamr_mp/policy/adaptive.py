@@ -49,15 +49,17 @@ class _Ramp:
     """What is allowed after a cool-down: grows exponentially in time, from a small value."""
 
     def __init__(self) -> None:
-        self._start = -math.inf
+        self._start = self._over = -math.inf
 
     def begin(self, start: float) -> None:
         """Of cool-downs that overlap the last end counts."""
         self._start = max(self._start, start)
+        self._over = self._start + 50 * RAMP_TAU
 
     def allowed(self, now: float) -> float:
-        since = max(0.0, now - self._start)
-        return RAMP_START * math.exp(min(since / RAMP_TAU, 50.0))
+        if now >= self._over:  # the rule; each lease asks
+            return math.inf
+        return RAMP_START * math.exp(max(0.0, now - self._start) / RAMP_TAU)
 
     def reaches(self, level: float) -> float:
         """When so many are allowed."""

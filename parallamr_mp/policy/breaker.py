@@ -37,7 +37,7 @@ class CircuitBreaker:
         share: float = 0.5,
         of: int = 20,
         base: float = 1.0,
-        cap: float = 60.0,
+        cap: float = 30.0,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._failures = failures
