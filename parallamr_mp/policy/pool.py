@@ -24,17 +24,20 @@ _BUSIER = 1.25
 class Pool:
     """Pure: time is an argument, in monotonic seconds."""
 
-    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], now: float = 0.0) -> None:
         self.endpoints: Sequence[Endpoint] = ()
         self._warm: OrderedDict[int, set[str]] = OrderedDict()
         """Beginnings, and the endpoints that have had them."""
         self._empty_since: float | None = None
-        self.replace(endpoints, 0.0)
+        self.replace(endpoints, now)
 
     def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
         """From now on these; what is in flight at others goes on there."""
         self.endpoints = tuple(endpoints)
-        self._empty_since = None if self.endpoints else now
+        if self.endpoints:
+            self._empty_since = None
+        elif self._empty_since is None:
+            self._empty_since = now
 
     def choose(self, now: float, job: Job, tokens: int) -> tuple[Endpoint | None, float]:
         """The endpoint for this job, or None and seconds until there may be one; inf: until an outcome."""
@@ -68,12 +71,15 @@ class Pool:
             if known:
                 best = min(known, key=_load)
                 break
+        return best
+
+    def leased(self, job: Job, endpoint: Endpoint) -> None:
+        """The job goes there."""
         for prefix in job.prefixes:
-            self._warm.setdefault(prefix, set()).add(best.url)
+            self._warm.setdefault(prefix, set()).add(endpoint.url)
             self._warm.move_to_end(prefix)
         while len(self._warm) > _PREFIXES:
             self._warm.popitem(last=False)
-        return best
 
     def down_since(self, now: float) -> float | None:
         """Since when no endpoint could be used; None: one can, or nobody knows better yet."""

@@ -177,6 +177,7 @@ class Schedule:
         lane.quota.charge(now, tokens)
         if self._budget.cap is not None:
             self._budget.reserve(job.cost)
+        lane.pool.leased(job, endpoint)
         job.grant = endpoint.lease(now, job, tokens)
         job.route = endpoint.url
 
