@@ -11,7 +11,7 @@ Used in the parent, by the dispatcher's thread alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from parallamr_mp import events
 from parallamr_mp.config import DEFAULT_LIMITS, EndpointSpec, RunConfig
@@ -59,9 +59,9 @@ class Traffic:
             stop_at=stop_at,
             stop_words=stop_words,
         )
-        pools = {name: Pool([]) for name in providers}
-        for name, pool in pools.items():
-            pool.replace(self._endpoints(name, pool), clock())
+        self._known: dict[tuple[str, str], Endpoint] = {}
+        """Every endpoint there has been, by provider and URL: one that comes back may still be at work."""
+        pools = {name: Pool(self._endpoints(name, ()), clock()) for name in providers}
         self.schedule = Schedule(
             self._limits(),
             config.total_limit,
@@ -83,7 +83,7 @@ class Traffic:
         for name in self._providers if changed else ():
             pool = self.schedule.pool(name)
             if pool is not None:
-                pool.replace(self._endpoints(name, pool), now)
+                pool.replace(self._endpoints(name, pool.endpoints), now)
 
     def _asked_again(self) -> frozenset[str]:
         """The providers that are sent a request again whose outcome is unknown."""
@@ -99,14 +99,18 @@ class Traffic:
             for scope in scopes
         }
 
-    def _endpoints(self, provider: str, pool: Pool) -> list[Endpoint]:
+    def _endpoints(self, provider: str, present: Sequence[Endpoint]) -> list[Endpoint]:
         """The provider's endpoints as they are now; those that it had keep what they have learnt."""
-        known = {endpoint.url: endpoint for endpoint in pool.endpoints}
         endpoints = []
         for spec in self._fleet.of(provider):
             limits = Limits(self._concurrency(spec), spec.rpm, spec.tpm)
-            endpoint = known.get(spec.url) or self._endpoint(spec, limits)
+            endpoint = self._known.get((provider, spec.url))
+            if endpoint is None:
+                endpoint = self._known[provider, spec.url] = self._endpoint(spec, limits)
+            elif endpoint not in present:
+                endpoint.revive(self._breaker())
             endpoint.weight, endpoint.limits = spec.weight, limits
+            endpoint.limit.ceiling = self._ceiling(limits)
             endpoints.append(endpoint)
         return endpoints
 
@@ -115,8 +119,14 @@ class Traffic:
             return DEFAULT_LIMITS.get(spec.provider)
         return spec.concurrency
 
+    def _ceiling(self, limits: Limits) -> int:
+        return min(self._capacity, limits.concurrency or self._capacity)
+
+    def _breaker(self) -> CircuitBreaker:
+        return CircuitBreaker(self._config.breaker_failures)
+
     def _endpoint(self, spec: EndpointSpec, limits: Limits) -> Endpoint:
-        ceiling = min(self._capacity, limits.concurrency or self._capacity)
+        ceiling = self._ceiling(limits)
         adaptive = self._config.adaptive
         if adaptive is None:
             adaptive = not is_free(self._providers[spec.provider])
@@ -125,7 +135,7 @@ class Traffic:
             spec.url,
             shown_url(spec.url) or spec.provider,
             limit=limit,
-            breaker=CircuitBreaker(self._config.breaker_failures),
+            breaker=self._breaker(),
             limits=limits,
             weight=spec.weight,
         )

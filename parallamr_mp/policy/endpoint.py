@@ -133,6 +133,12 @@ class Endpoint:
         else:
             self._failed(now, grant, failure)
 
+    def revive(self, breaker: CircuitBreaker) -> None:
+        """It was taken out and is there again: that it was in trouble before says nothing any more."""
+        self.breaker = breaker
+        self.down_since = self.last_failure = None
+        self.news.clear()
+
     def blocked(self, now: float) -> bool:
         """Whether nothing may be sent here now, for it is in trouble."""
         return now < self.cool_until or self.breaker.state(now) is not BreakerState.CLOSED
