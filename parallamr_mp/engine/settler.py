@@ -80,12 +80,13 @@ class Settler:
         waited = now - job.troubled_since
         delay = self._retry.delay(failure, job.strikes, job.key, waited)
         if delay is None:
-            if failure.retryable and job.strikes <= self._retry.max_retries:
+            if self._retry.deserves(failure, job.strikes, job.key):
                 text = f"{failure.message}; given up {waited:.0f} s after it first failed (--max-wait)"
                 outcome = replace(outcome, failure=replace(failure, message=text))
             self.accept(job, outcome, slot)
             return
-        if job.id not in self._fallbacks:
+        fallback = self._fallbacks.get(job.id)
+        if fallback is None or fallback.slot is not slot:
             slot.stored.append(job.id)  # it goes on from here: the worker need not keep what it had
         # While stopping, the row is left without a result: to be resumed.
         if not stopping:

@@ -49,8 +49,7 @@ class RetryPolicy:
         `strikes` are the failures so far that count (see `counts_against`), this
         one included if it does; `waited` the seconds since the first failure.
         """
-        again = provider in self.retry_unknown if failure.unknown else failure.retryable
-        if not again or strikes > self.max_retries:
+        if not self.deserves(failure, strikes, provider):
             return None
         if failure.refused:
             return 0.0 if waited <= self.max_wait else None
@@ -58,6 +57,11 @@ class RetryPolicy:
         jitter = self.uniform(0.0, min(self.cap, self.base * 2.0**doublings))
         delay = min(failure.retry_after or 0.0, self.longest) + jitter
         return delay if waited + delay <= self.max_wait else None
+
+    def deserves(self, failure: Failure, strikes: int, provider: str) -> bool:
+        """Whether another attempt is made if there is time for it."""
+        again = provider in self.retry_unknown if failure.unknown else failure.retryable
+        return again and strikes <= self.max_retries
 
 
 def counts_against(failure: Failure, *, probe: bool) -> bool:
