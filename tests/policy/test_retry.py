@@ -1,11 +1,12 @@
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp.models import Failure
-from parallamr_mp.policy.retry import RetryPolicy
+from parallamr_mp.policy.retry import RetryPolicy, counts_against
 
 BUSY = Failure("rate_limit", "busy", retryable=True)
 REFUSED = Failure("auth", "no", retryable=False)
@@ -114,3 +115,50 @@ def test_a_wait_is_none_or_within_its_bounds(failure, named, attempts, max_retri
     if delay is not None:
         wish = min(failure.retry_after or 0.0, policy.longest)
         assert wish <= delay <= wish + 60.0
+
+
+TURNED_AWAY = Failure("rate_limit", "busy", retryable=True, refused=True, status=429)
+NOBODY = Failure("connection", "refused", retryable=True, unreached=True)
+GATEWAY = Failure("server_error", "bad gateway", retryable=True, status=502)
+
+
+def test_a_refusal_waits_for_nothing_of_its_own_and_for_the_longest_wait_at_most():
+    policy = RetryPolicy(max_retries=0, max_wait=100.0, uniform=longest)
+    assert policy.delay(TURNED_AWAY, 0, "openai", 0.0) == 0.0
+    assert policy.delay(TURNED_AWAY, 0, "openai", 100.0) == 0.0
+    assert policy.delay(TURNED_AWAY, 0, "openai", 100.1) is None
+
+
+def test_a_wait_that_would_end_too_late_does_not_begin():
+    policy = RetryPolicy(max_wait=100.0, uniform=longest)
+    assert policy.delay(BUSY, 1, "openai", 99.0) == 1.0
+    assert policy.delay(BUSY, 1, "openai", 99.5) is None
+    assert policy.delay(Failure("x", "", retryable=True, retry_after=500), 1, "openai") is None
+
+
+def test_a_wish_for_next_year_is_cut():
+    busy = Failure("server_error", "busy", retryable=True, retry_after=3e7)
+    assert RetryPolicy(uniform=shortest).delay(busy, 1, "openai") == 3600
+
+
+def test_what_does_not_count_waits_as_after_the_first_failure():
+    assert RetryPolicy(uniform=longest).delay(NOBODY, 0, "openai") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("failure", "probe", "counts"),
+    [
+        (TURNED_AWAY, False, False),
+        (NOBODY, False, False),
+        (GATEWAY, False, True),
+        (GATEWAY, True, False),
+        (replace(GATEWAY, status=503), True, False),
+        (replace(GATEWAY, status=500), True, True),
+        (replace(GATEWAY, status=None), True, True),
+        (UNKNOWN, False, True),
+        (UNKNOWN, True, True),
+        (REFUSED, True, True),
+    ],
+)
+def test_what_uses_up_an_attempt(failure, probe, counts):
+    assert counts_against(failure, probe=probe) is counts
