@@ -105,7 +105,7 @@ def test_no_more_requests_come_in_any_minute_than_was_said(place, server, scope)
     limit = ("--limit-rpm", f"{scope}=20")
     if scope == "endpoint":
         limit = ("--endpoint", f"openai={server.openai_url} rpm=20")
-    with Run(place, *WIDE, "-v", "--stop-after", "5", *limit) as run:
+    with Run(place, *WIDE, "-v", "--stop-after=5", *limit) as run:
         server.wait_until(lambda: len(server.requests) >= 3)
         workers = [run.worker(slot) for slot in range(4)]
         os.kill(workers[0], signal.SIGKILL)
@@ -121,18 +121,12 @@ def test_no_more_requests_come_in_any_minute_than_was_said(place, server, scope)
     assert {row["status"] for row in rows} == {"ok"}
     assert_to_be_resumed(place, 200 - len(rows))
     server.clear()
-    resumed = go_on(
-        place, done, **{"20": "100k", f"{scope}=20": f"{scope}=100k", "5": "60"} | unlimited(server)
-    )
+    endless = {limit[1]: limit[1].replace("rpm=20", "").replace("=20", "=100k"), "--stop-after=5": "-v"}
+    resumed = go_on(place, done, **endless)
     assert resumed.code == 0, resumed
     assert len(server.requests) == 200 - len(rows)
     assert_answered(place.rows(), 200)
     assert_whole(place)
-
-
-def unlimited(server):
-    """The words of an endpoint with a limit, and others to take their place."""
-    return {f"openai={server.openai_url} rpm=20": f"openai={server.openai_url}"}
 
 
 def test_no_more_tokens_are_used_in_any_minute_than_was_said(place, server):
