@@ -67,19 +67,25 @@ class _Counters:
     def tokens_per_second(self) -> float:
         return self.tokens / max(1e-3, self._clock() - self.started)
 
-    def details(self) -> str:
-        """Counts by status, in flight and its limit, retries, tokens a second, cost, the oldest request."""
-        parts = [f"{status.value} {count}" for status, count in self.by_status.items()]
+    def details(self, *, terse: bool = False) -> str:
+        """Counts by status, in flight and its limit, the oldest request, retries, cost, tokens a second.
+
+        `terse`: as fits a terminal, where what comes last is cut; without what is zero or goes without saying.
+        """
+        counts = {status: count for status, count in self.by_status.items() if count or not terse}
+        if terse and counts.keys() <= {Status.OK}:
+            counts = {}
+        parts = [f"{status.value} {count}" for status, count in counts.items()]
         limit = "" if self.pulse.limit is None else f"/{self.pulse.limit}"
         parts.append(f"in flight {self.pulse.in_flight}{limit}")
-        if self.pulse.waiting:
-            parts.append(f"retrying {self.pulse.waiting}")
-        parts.append(f"{self.tokens_per_second:,.0f} tok/s")
-        if self.cost:
-            parts.append(f"${usd(self.cost)}")
         if self.pulse.in_flight:
             label = self.pulse.oldest_label and f" ({self.pulse.oldest_label})"
             parts.append(f"oldest {self.pulse.oldest:.1f}s{label}")
+        if self.pulse.waiting:
+            parts.append(f"retrying {self.pulse.waiting}")
+        if self.cost:
+            parts.append(f"${usd(self.cost)}")
+        parts.append(f"{self.tokens_per_second:,.0f} tok/s")
         return " · ".join(parts)
 
 
@@ -206,7 +212,7 @@ class BarPrinter:
                 self.close()
 
     def _draw(self, bar: tqdm[NoReturn]) -> None:
-        bar.set_postfix_str(self._counters.details(), refresh=False)
+        bar.set_postfix_str(self._counters.details(terse=True), refresh=False)
         if not bar.update(self._counters.done - bar.n):
             bar.refresh()
 

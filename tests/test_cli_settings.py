@@ -103,7 +103,7 @@ def test_a_run_without_a_terminal_has_plain_lines(place, server):
     assert "\r" not in done.stderr
     pattern = (
         r"3/4 rows \(75%\) · [\d.]+ rows/s · \S+ left · ok 3 · warning 0 · error 0"
-        r" · in flight 1/\d+ · [\d,]+ tok/s · oldest [\d.]+s \(row 4\)"
+        r" · in flight 1/\d+ · oldest [\d.]+s \(row 4\) · [\d,]+ tok/s"
     )
     assert any(re.fullmatch(pattern, line) for line in done.stderr.splitlines()), done
 

@@ -104,10 +104,9 @@ def test_the_bar_counts_and_its_last_state_is_complete(place, server):
     last = states[-1]
     assert "20/20 [" in last
     assert last.startswith("100%")
-    assert "ok 19 · warning 0 · error 1 · in flight 0" in last
-    assert any(re.search(r"in flight [1-4] · [\d,]+ tok/s · oldest \d+\.\ds", state) for state in states), (
-        states
-    )
+    assert "ok 19 · error 1 · in flight 0" in last
+    oldest = re.compile(r"in flight [1-4]/\d+ · oldest \d+\.\ds \(row \d+\)")
+    assert any(oldest.search(state) for state in states), states
     assert "rows     19 ok · 0 warning · 1 error" in terminal.shown.replace("\r\n", "\n").split("\n")
     assert terminal.shown.index("20/20") < terminal.shown.index("rows     19 ok")
 
@@ -120,7 +119,6 @@ def test_a_resumed_bar_starts_where_the_last_one_stopped(place):
     states = bars(terminal.shown)
     assert "4/6" in states[0] or "5/6" in states[0], states
     assert "6/6" in states[-1]
-    assert "ok 2" in states[-1]
     # Lines of -v stand by themselves, above the bar.
     lines = [part for part in re.split(r"[\r\n]+", terminal.shown) if part.startswith("row ")]
     assert len(lines) == 2
