@@ -56,6 +56,14 @@ def finished(place, *options):
 # --- whole -------------------------------------------------------------------------------------
 
 
+def test_the_schema_that_answers_were_asked_for_belongs_to_what_was_asked(place, server):
+    server.behave(answer("{}"))
+    place.write("schema.json", '{"type": "object"}')
+    finished(place, "--json-schema", "schema.json")
+    assert_whole(place, "results.csv", *TABLE, "--json-schema", "schema.json")
+    assert_not(place, "4 rows with answers to another prompt", advice="--redo-changed")
+
+
 def test_what_a_run_leaves_is_whole(place, server):
     server.behave(lambda request: status(400) if request.experiment == "2" else answer('a "b",\r\nc'))
     finished(place)

@@ -19,7 +19,18 @@ from parallamr_mp.verify import Verdict, verify_file
 
 NOT_WHOLE = 3
 
-_OPTIONS = ("prompt", "experiments", "context", "system", "param", "repeat", "limit", "range", "config")
+_OPTIONS = (
+    "prompt",
+    "experiments",
+    "context",
+    "system",
+    "param",
+    "json_schema",
+    "repeat",
+    "limit",
+    "range",
+    "config",
+)
 _RESULTS = inspect.Parameter(
     "results",
     inspect.Parameter.KEYWORD_ONLY,
@@ -56,6 +67,7 @@ def _verify(results: str, settings: Settings) -> None:
         runner = create_experiment_runner(
             system=settings["system"],
             params={name: value for name, (value, _) in settings.params().items()},
+            json_schema=settings["json_schema"],
             repeat=settings["repeat"],
             first_row=first,
             last_row=last,
