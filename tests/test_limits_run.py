@@ -62,15 +62,15 @@ def test_each_endpoint_has_its_own_limit(place, server):
 def test_a_killed_worker_takes_no_part_of_a_limit_along(place, server):
     server.behave(stall())
     place.questions(60)
-    with Run(place, *FEW, "-v", "--no-adaptive", "--concurrency", "openai=6") as run:
-        server.wait_until(lambda: server.in_flight == 6)
+    with Run(place, *FEW, "-v", "--no-adaptive", "--concurrency", "openai=12") as run:
+        server.wait_until(lambda: server.in_flight == 12)
         os.kill(run.worker(0), signal.SIGKILL)
-        server.wait_until(lambda: len(server.requests) > 6 and server.in_flight == 6)
+        server.wait_until(lambda: len(server.requests) > 12 and server.in_flight == 12)
         server.behave(AtMost(seconds=0.01))
         server.release_all()
         assert run.end().code == 0
     # What a killed worker had asked for is still there for as long as its connection takes to break.
-    assert len(server.requests) <= 66
+    assert len(server.requests) <= 68
     assert_answered(place.rows(), 60)
     assert_whole(place)
 
@@ -118,7 +118,7 @@ def test_no_more_requests_come_in_any_minute_than_was_said(place, server, scope)
     assert 3 <= len(server.requests) <= 12
     assert most_within(started(server), 1.0) <= 5
     rows = place.rows()
-    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["status"] for row in rows} <= {"ok"}
     assert_to_be_resumed(place, 200 - len(rows))
     server.clear()
     endless = {limit[1]: limit[1].replace("rpm=20", "").replace("=20", "=100k"), "--stop-after=5": "-v"}
@@ -138,7 +138,7 @@ def test_no_more_tokens_are_used_in_any_minute_than_was_said(place, server):
     used = [request.started for request in server.requests for _ in range(100)]
     assert most_within(used, 60) <= 2000
     assert 1 <= len(place.rows()) <= 20
-    assert_to_be_resumed(place, 300 - len(place.rows()))
+    assert_to_be_resumed(place, 300 - len(place.rows()), "--param", "max_tokens=80")
 
 
 def test_one_request_that_needs_more_tokens_than_a_minute_has_is_sent_all_the_same(place, server):

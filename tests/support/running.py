@@ -112,18 +112,19 @@ def assert_answered(rows: list[Row], count: int) -> None:
     assert [row["output"] for row in rows] == [f"echo: id={row['id']}" for row in rows]
 
 
-def assert_whole(place: Place) -> None:
-    """`verify` finds nothing amiss."""
-    done = run_cli(place.folder, "verify", "results.csv", *TABLE, env=place.env)
+def assert_whole(place: Place, *options: object) -> None:
+    """`verify`, told the options that belong to what was asked, finds nothing amiss."""
+    done = run_cli(place.folder, "verify", "results.csv", *TABLE, *options, env=place.env)
     assert done.code == 0, done
 
 
-def assert_to_be_resumed(place: Place, missing: int) -> None:
+def assert_to_be_resumed(place: Place, missing: int, *options: object) -> None:
     """`verify` says that just this many rows are missing, and that a run can go on."""
-    done = run_cli(place.folder, "verify", "results.csv", *TABLE, env=place.env)
+    done = run_cli(place.folder, "verify", "results.csv", *TABLE, *options, env=place.env)
     assert done.code == 3, done
     assert f" {missing:,} experiment" in done.stdout, done.stdout
     assert "--resume" in done.stdout
+    assert "another prompt" not in done.stdout
 
 
 def go_on(place: Place, done: Done, **replaced: str) -> Done:
