@@ -1,8 +1,11 @@
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.dispatching import at_once
+from support.pools import BROKEN, DEAD, LOST, job, later, pool
 
+from parallamr_mp.policy.budget import Budget
 from parallamr_mp.policy.job import Job, Report
 from parallamr_mp.policy.schedule import Schedule
 
@@ -73,6 +76,135 @@ def test_a_job_that_was_retried_before_others_of_the_same_time_keeps_its_place()
     for job in reversed(all_):
         schedule.wait(job, 1.0)
     assert take_all(schedule, 1.0) == [0, 1, 2]
+
+
+def take(schedule, now):
+    work = schedule.take(now)
+    return None if work is None else work.id
+
+
+def test_a_wrong_endpoint_of_one_key_or_model_holds_up_no_other():
+    work = [job(0, "a", "x"), job(1, "a", "y"), job(2, "b", "x"), job(3, "a", "x"), job(4, "a", "y")]
+    schedule = filled(work, pools={"a": pool("http://1"), "b": pool("http://1")})
+    assert take_all(schedule) == [0, 1, 2, 3, 4]
+    schedule.release(work[0], 1.0, Report(1.0, later(30.0, one_model=True)))
+    for one in (work[0], job(5, "a", "y"), job(6, "b", "x")):
+        schedule.add(one)
+    assert take_all(schedule, 1.0) == [5, 6]
+    schedule.release(work[2], 2.0, Report(1.0, later(30.0)))
+    for one in (work[2], job(7, "a", "y")):
+        schedule.add(one)
+    assert take_all(schedule, 2.0) == [7]
+    assert schedule.next_due() == 31.0
+    assert take_all(schedule, 31.0) == [0]
+    assert take_all(schedule, 32.0) == [2]
+
+
+def test_a_dead_endpoint_costs_a_few_failures_and_its_jobs_go_to_the_other():
+    schedule = Schedule(pools={"a": pool("http://dead", "http://alive", failures=3)})
+    for number in range(100):
+        schedule.add(job(number))
+    failed, answered, now = 0, set(), 0.0
+    while len(answered) < 100:
+        work = schedule.take(now)
+        if work.route == "http://dead":
+            failed += 1
+            work.troubled_since = now
+            schedule.release(work, now, Report(0.0, DEAD))
+            schedule.add(work)
+            assert schedule.take(now).id == work.id
+            assert work.route == "http://alive"
+        schedule.release(work, now, Report(0.0))
+        answered.add(work.id)
+        now += 0.1
+    assert failed <= 7
+
+
+def test_when_no_endpoint_is_left_jobs_wait_and_are_given_up_with_the_last_cause():
+    schedule = Schedule(pools={"a": pool("http://1", "http://2", failures=1)}, max_wait=100.0)
+    for number in range(5):
+        schedule.add(job(number))
+    now = 0.0
+    while now <= 90.0:
+        if (work := schedule.take(now)) is not None:
+            schedule.release(work, now, Report(0.0, DEAD))
+            schedule.add(work)
+        else:
+            now = schedule.next_due()
+            assert list(schedule.expired(min(now, 100.0))) == []
+    given_up = {one.id: failure for one, failure in schedule.expired(101.0)}
+    assert sorted(given_up) == [0, 1, 2, 3, 4]
+    assert given_up[0].message.startswith("nobody is there (nothing else for ")
+    assert schedule.parked == schedule.parked_bytes == 0
+
+
+def test_when_the_server_comes_back_all_go_through():
+    schedule = Schedule(pools={"a": pool("http://1", failures=2)}, max_wait=100.0)
+    for number in range(50):
+        schedule.add(job(number))
+    for _ in range(2):
+        work = schedule.take(0.0)
+        schedule.release(work, 0.0, Report(0.0, DEAD))
+        schedule.add(work)
+    assert schedule.take(0.0) is None
+    now, done = schedule.next_due(), []
+    probe = schedule.take(now)
+    assert schedule.take(now) is None, "one at a time"
+    schedule.release(probe, now, Report(0.0))
+    while (id_ := take(schedule, now)) is not None or (due := schedule.next_due()) is not None:
+        done += [id_] if id_ is not None else []
+        now = now if id_ is not None else due
+    assert sorted([probe.id, *done]) == list(range(50))
+    assert list(schedule.expired(1e6)) == []
+
+
+def paid(cap, *costs):
+    return filled([job(number, cost=cost) for number, cost in enumerate(costs)], budget=Budget(cap))
+
+
+def test_money_that_may_come_back_is_waited_for_and_what_cannot_is_told():
+    schedule = paid(1.0, 0.6, 0.6)
+    first = schedule.take(0.0)
+    assert schedule.take(0.0) is None
+    assert not schedule.broke
+    schedule.release(first, 1.0, Report(1.0, cost=0.4))
+    assert take(schedule, 1.0) == 1
+    assert not schedule.broke
+
+
+@pytest.mark.parametrize(
+    ("report", "broke"),
+    [
+        (None, True),
+        (Report(1.0, LOST), True),
+        (Report(1.0), True),
+        (Report(1.0, cost=0.6), True),
+        (Report(1.0, BROKEN), False),
+        (Report(1.0, cost=0.0), False),
+    ],
+)
+def test_what_nobody_knows_the_cost_of_counts_in_full(report, broke):
+    schedule = paid(1.0, 0.6, 0.6)
+    schedule.release(schedule.take(0.0), 1.0, report)
+    assert (schedule.take(1.0) is None) is schedule.broke is broke
+
+
+def test_jobs_that_cost_nothing_go_on_without_money():
+    schedule = paid(0.0, 0.0, 0.0)
+    assert take_all(schedule) == [0, 1]
+    schedule = filled([job(0, "paid", cost=2.0), job(1, "free")], budget=Budget(1.0))
+    assert take_all(schedule) == [1]
+    assert not schedule.broke, "something is in flight"
+
+
+def test_who_waits_for_something_else_than_money_is_not_broke():
+    schedule = paid(1.0, 2.0)
+    assert schedule.take(0.0) is None
+    assert schedule.broke
+    schedule.wait(job(1, model="free"), 10.0)
+    assert schedule.take(0.0) is None
+    assert not schedule.broke
+    assert take(schedule, 10.0) == 1
 
 
 KEYS = ("a", "b", "c")
