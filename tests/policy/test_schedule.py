@@ -3,7 +3,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.dispatching import at_once
-from support.pools import BROKEN, DEAD, LOST, job, later, pool
+from support.pools import BROKEN, DEAD, LOST, later, pool
+from support.pools import job as a_job
 
 from parallamr_mp.policy.budget import Budget
 from parallamr_mp.policy.job import Job, Report
@@ -84,15 +85,21 @@ def take(schedule, now):
 
 
 def test_a_wrong_endpoint_of_one_key_or_model_holds_up_no_other():
-    work = [job(0, "a", "x"), job(1, "a", "y"), job(2, "b", "x"), job(3, "a", "x"), job(4, "a", "y")]
+    work = [
+        a_job(0, "a", "x"),
+        a_job(1, "a", "y"),
+        a_job(2, "b", "x"),
+        a_job(3, "a", "x"),
+        a_job(4, "a", "y"),
+    ]
     schedule = filled(work, pools={"a": pool("http://1"), "b": pool("http://1")})
     assert take_all(schedule) == [0, 1, 2, 3, 4]
     schedule.release(work[0], 1.0, Report(1.0, later(30.0, one_model=True)))
-    for one in (work[0], job(5, "a", "y"), job(6, "b", "x")):
+    for one in (work[0], a_job(5, "a", "y"), a_job(6, "b", "x")):
         schedule.add(one)
     assert take_all(schedule, 1.0) == [5, 6]
     schedule.release(work[2], 2.0, Report(1.0, later(30.0)))
-    for one in (work[2], job(7, "a", "y")):
+    for one in (work[2], a_job(7, "a", "y")):
         schedule.add(one)
     assert take_all(schedule, 2.0) == [7]
     assert schedule.next_due() == 31.0
@@ -103,7 +110,7 @@ def test_a_wrong_endpoint_of_one_key_or_model_holds_up_no_other():
 def test_a_dead_endpoint_costs_a_few_failures_and_its_jobs_go_to_the_other():
     schedule = Schedule(pools={"a": pool("http://dead", "http://alive", failures=3)})
     for number in range(100):
-        schedule.add(job(number))
+        schedule.add(a_job(number))
     failed, answered, now = 0, set(), 0.0
     while len(answered) < 100:
         work = schedule.take(now)
@@ -123,7 +130,7 @@ def test_a_dead_endpoint_costs_a_few_failures_and_its_jobs_go_to_the_other():
 def test_when_no_endpoint_is_left_jobs_wait_and_are_given_up_with_the_last_cause():
     schedule = Schedule(pools={"a": pool("http://1", "http://2", failures=1)}, max_wait=100.0)
     for number in range(5):
-        schedule.add(job(number))
+        schedule.add(a_job(number))
     now = 0.0
     while now <= 90.0:
         if (work := schedule.take(now)) is not None:
@@ -141,7 +148,7 @@ def test_when_no_endpoint_is_left_jobs_wait_and_are_given_up_with_the_last_cause
 def test_when_the_server_comes_back_all_go_through():
     schedule = Schedule(pools={"a": pool("http://1", failures=2)}, max_wait=100.0)
     for number in range(50):
-        schedule.add(job(number))
+        schedule.add(a_job(number))
     for _ in range(2):
         work = schedule.take(0.0)
         schedule.release(work, 0.0, Report(0.0, DEAD))
@@ -159,7 +166,7 @@ def test_when_the_server_comes_back_all_go_through():
 
 
 def paid(cap, *costs):
-    return filled([job(number, cost=cost) for number, cost in enumerate(costs)], budget=Budget(cap))
+    return filled([a_job(number, cost=cost) for number, cost in enumerate(costs)], budget=Budget(cap))
 
 
 def test_money_that_may_come_back_is_waited_for_and_what_cannot_is_told():
@@ -192,7 +199,7 @@ def test_what_nobody_knows_the_cost_of_counts_in_full(report, broke):
 def test_jobs_that_cost_nothing_go_on_without_money():
     schedule = paid(0.0, 0.0, 0.0)
     assert take_all(schedule) == [0, 1]
-    schedule = filled([job(0, "paid", cost=2.0), job(1, "free")], budget=Budget(1.0))
+    schedule = filled([a_job(0, "paid", cost=2.0), a_job(1, "free")], budget=Budget(1.0))
     assert take_all(schedule) == [1]
     assert not schedule.broke, "something is in flight"
 
@@ -201,7 +208,7 @@ def test_who_waits_for_something_else_than_money_is_not_broke():
     schedule = paid(1.0, 2.0)
     assert schedule.take(0.0) is None
     assert schedule.broke
-    schedule.wait(job(1, model="free"), 10.0)
+    schedule.wait(a_job(1, model="free"), 10.0)
     assert schedule.take(0.0) is None
     assert not schedule.broke
     assert take(schedule, 10.0) == 1
