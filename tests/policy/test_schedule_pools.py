@@ -79,7 +79,12 @@ class Driving(RuleBasedStateMachine):
         max_tokens=st.integers(1, 1000),
         cost=st.sampled_from([0.0, 0.3, 0.9]),
         prefixes=st.lists(st.integers(0, 2), max_size=2).map(tuple),
+        times=st.integers(1, 6),
     )
+    def read(self, times, **row):
+        for _ in range(times):
+            self.add(**row)
+
     def add(self, key, model, max_tokens, cost, prefixes):
         job = Job(self.added, key, None, model=model, characters=30, max_tokens=max_tokens)
         job.cost, job.prefixes, job.size = cost if self.cap is not None else 0.0, prefixes, 10
@@ -87,9 +92,11 @@ class Driving(RuleBasedStateMachine):
         self.parked[job.id] = job
         self.schedule.add(job)
 
-    @rule(way=st.floats(0, 1))
-    def lease(self, way):
-        self.take(way)
+    @rule(way=st.floats(0, 1), times=st.integers(1, 8))
+    def lease(self, way, times):
+        for _ in range(times):
+            if self.take(way) is None:
+                return
 
     def take(self, way=0.0):
         job = self.schedule.take(self.now)
@@ -198,7 +205,7 @@ class Driving(RuleBasedStateMachine):
 
     # ── what must hold ───────────────────────────────────────────────────────
 
-    @rule(share=st.floats(0, 1))
+    @rule(share=st.just(1.0) | st.floats(0, 1))
     def the_loop_sleeps(self, share):
         """Until the time that it is told: it misses nothing, and does not wake up for nothing for ever."""
         asleep = copied(self.schedule)
@@ -298,4 +305,4 @@ def copied(schedule):
 
 
 TestDriving = Driving.TestCase
-TestDriving.settings = settings(max_examples=40, stateful_step_count=40)
+TestDriving.settings = settings(max_examples=60, stateful_step_count=40)
