@@ -284,9 +284,10 @@ class LinePrinter:
                 if event.message:
                     text += f" · {event.message}"
             case events.AttemptFailed():
+                # Without a wait of its own a row waits for its endpoint, which may have asked for an hour.
+                when = f"in {event.delay:.1f} s" if event.delay else "as soon as an endpoint may be asked"
                 text = (
-                    f"{event.label}: attempt {event.attempts} failed: {event.failure.message};"
-                    f" again in {event.delay:.1f} s"
+                    f"{event.label}: attempt {event.attempts} failed: {event.failure.message}; again {when}"
                 )
             case events.WorkerStarted() if event.pid is not None:
                 text = f"worker {event.slot} is up (pid {event.pid})"
