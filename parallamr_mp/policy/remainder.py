@@ -52,8 +52,10 @@ class _Count:
         if now >= self._until:
             self.left = math.inf
         if said is not None and reset is not None:
-            ours = said if self.left == math.inf else max(self.left, said - uncounted)
-            self.left = min(said, ours)
+            # Of a new allowance the lower bound: what is in flight will be counted in it, and the next
+            # responses raise the bound as that comes back.
+            ours = -math.inf if self.left == math.inf else self.left
+            self.left = min(said, max(ours, said - uncounted))
             self._until = now + min(reset, _LONGEST)
 
     def wait(self, now: float, least: float) -> float:

@@ -101,7 +101,7 @@ class Driving(RuleBasedStateMachine):
     def take(self, way=0.0):
         job = self.schedule.take(self.now)
         if job is None:
-            assert self.schedule.broke == self.only_money_is_missing()
+            assert bool(self.schedule.broke) == self.only_money_is_missing()
             return None
         assert self.parked.pop(job.id) is job
         grant = job.grant
@@ -293,7 +293,7 @@ class Driving(RuleBasedStateMachine):
                 self.now = max(self.now, due)
             else:
                 break
-        assert self.schedule.broke == bool(self.parked)
+        assert bool(self.schedule.broke) == bool(self.parked)
         assert len(self.over) + len(self.parked) == self.added
         assert all(one.in_flight == 0 for one in self.all)
         assert self.budget.reserved == 0
