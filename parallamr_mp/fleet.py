@@ -149,10 +149,10 @@ class Fleet:
                 return self._listed.get(provider, ())
             if provider in self._given:
                 return self._given[provider]
+            if provider not in self._default:  # now, for it may count once the file names somebody else
+                self._default[provider] = self._from_environment(provider)
             if self._file is not None and not self._named and provider not in _PLACELESS:
                 return ()
-            if provider not in self._default:
-                self._default[provider] = self._from_environment(provider)
             return self._default[provider]
         return (EndpointSpec(provider, ""),)
 

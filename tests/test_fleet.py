@@ -221,6 +221,25 @@ def test_what_is_no_file_is_refused_at_the_start(tmp_path):
         assert str(tmp_path) in str(caught.value)
 
 
+def test_a_variable_that_counts_later_is_refused_at_the_start(tmp_path):
+    nodes = tmp_path / "nodes.txt"
+    nodes.write_text("# still starting\n")
+    found = fleet(file=nodes, env={"OPENROUTER_BASE_URL": "htp:/rubbish"})
+    with pytest.raises(BadInput, match="OPENROUTER_BASE_URL"):
+        found.of("openrouter")
+
+
+def test_a_file_that_became_a_folder_costs_no_descriptors(tmp_path):
+    nodes = tmp_path / "nodes.txt"
+    nodes.write_text("openai=http://n1\n")
+    clock = Clock(fleet(file=nodes))
+    nodes.unlink()
+    nodes.mkdir()
+    before = len(os.listdir("/dev/fd"))
+    assert not clock.look(20)
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_an_empty_file_means_that_rows_wait(tmp_path):
     nodes = tmp_path / "nodes.txt"
     nodes.write_text("# still starting\n")
