@@ -292,15 +292,19 @@ def _urls_of(listed: Mapping[str, Iterable[EndpointSpec]]) -> set[tuple[str, str
 
 def _read(path: str) -> bytes:
     """The file's bytes. Raises `OSError`, and `BadInput` for what is no list of endpoints by its kind."""
-    # Not to wait for the writer of a pipe; of regular files it changes nothing.
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(fd, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    # As an `opener`: who opens a folder by himself has to close it by himself, for `open` refuses it then.
+    with open(path, "rb", opener=_open_at_once) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise BadInput("is no regular file: it could not be read again", file=path)
         content = stream.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise BadInput("is too long for a list of endpoints", file=path)
     return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Not to wait for the writer of a pipe; of regular files it changes nothing.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def shown_settings(spec: EndpointSpec) -> dict[str, object]:
