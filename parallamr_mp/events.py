@@ -134,6 +134,8 @@ class Pulse(Event):
     oldest_label: str = ""
     limit: int | None = None
     """How many may be in flight, where that is being found out; None: nowhere."""
+    hold: str = ""
+    """What rows wait for, where nothing can be sent for a while."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,14 @@ def check_files(config: RunConfig, plan: Plan) -> None:
         check_attempts_log(config.attempts_log, [*inputs, *outputs, *locks, *manifests])
 
 
+def unused_scopes(config: RunConfig, plan: Plan) -> list[str]:
+    """A notice of limits and prices for models that no row has: most likely one is written wrongly."""
+    scopes = {*config.limits, *config.rpm, *config.tpm, *config.prices}
+    known = {"/".join(model) for model in plan.survey.models}
+    unused = sorted(scope for scope in scopes if "/" in scope and scope not in known)
+    return [f"a limit or price is for {scope}, which no row asks" for scope in unused]
+
+
 def make_fleet(config: RunConfig, injected: Injected) -> Fleet:
     """The endpoints there are. Raises `BadInput`."""
     own = injected.providers

@@ -70,12 +70,14 @@ class _Counters:
     def details(self, *, terse: bool = False) -> str:
         """Counts by status, in flight and its limit, the oldest request, retries, cost, tokens a second.
 
-        `terse`: as fits a terminal, where what comes last is cut; without what is zero or goes without saying.
+        `terse`: as fits a terminal, where what comes last is cut; without what goes without saying.
         """
         counts = {status: count for status, count in self.by_status.items() if count or not terse}
         if terse and counts.keys() <= {Status.OK}:
             counts = {}
         parts = [f"{status.value} {count}" for status, count in counts.items()]
+        if self.pulse.hold:
+            return " · ".join([*parts, f"waiting for {self.pulse.hold}"])
         limit = "" if self.pulse.limit is None else f"/{self.pulse.limit}"
         parts.append(f"in flight {self.pulse.in_flight}{limit}")
         if self.pulse.in_flight:
@@ -148,8 +150,8 @@ class _Teller:
                 return f"{event.endpoint}: asks to come back in {event.seconds:.0f} s{again} ({event.reason})"
             self._away[event.endpoint] = True
             return (
-                f"{event.endpoint}: out of order{again} ({event.reason}); rows wait or go elsewhere,"
-                " and it is tried from time to time"
+                f"{event.endpoint}: out of order{again} ({event.reason}); rows wait, for --max-wait at"
+                " most, or go elsewhere; it is tried from time to time"
             )
         return None
 

@@ -36,7 +36,14 @@ from parallamr_mp.lookups import Known, close_providers, look_up
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
-from parallamr_mp.prepare import Injected, build_used_providers, check_files, make_fleet, make_plan
+from parallamr_mp.prepare import (
+    Injected,
+    build_used_providers,
+    check_files,
+    make_fleet,
+    make_plan,
+    unused_scopes,
+)
 from parallamr_mp.provenance import Provenance
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.providers.secrets import environment_secrets, redactor
@@ -136,7 +143,7 @@ def _run(
     plan = make_plan(config, table, injected)
     fleet = make_fleet(config, injected)
     providers = build_used_providers(plan, config, injected, fleet)
-    for notice in (*fleet.take_notices(), *plan.unknown_variables()):
+    for notice in (*fleet.take_notices(), *plan.unknown_variables(), *unused_scopes(config, plan)):
         bus.publish(events.Notice(notice))
     fresh = not config.resume and not config.overwrite
     if fresh:

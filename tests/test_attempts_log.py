@@ -17,7 +17,8 @@ from parallamr_mp.attempts_log import AttemptsLog, check_attempts_log
 from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import BadInput
 from parallamr_mp.models import Failure, Status
-from parallamr_mp.sweep import run_sweep, validate
+from parallamr_mp.prepare import validate
+from parallamr_mp.sweep import run_sweep
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 TASK = RowTask(7, 2, "id-7", 0, "openai", "gpt-x", (), {})

@@ -63,9 +63,9 @@ def test_a_killed_worker_takes_no_part_of_a_limit_along(place, server):
     server.behave(stall())
     place.questions(60)
     with Run(place, *FEW, "-v", "--no-adaptive", "--concurrency", "openai=12") as run:
-        server.wait_until(lambda: server.in_flight == 12)
+        server.wait_until(lambda: server.in_flight == 12, 60)
         os.kill(run.worker(0), signal.SIGKILL)
-        server.wait_until(lambda: len(server.requests) > 12 and server.in_flight == 12)
+        server.wait_until(lambda: len(server.requests) > 12 and server.in_flight == 12, 60)
         server.behave(AtMost(seconds=0.01))
         server.release_all()
         assert run.end().code == 0

@@ -708,6 +708,7 @@ def test_a_longer_form_goes_before_a_shorter_one_that_it_begins_with():
 def test_a_prompt_of_the_user_may_hold_anything(scene, server):
     """What is typed into a table, a prompt or a parameter is no secret of the program's."""
     server.behave(sequence(rate_limited(0), answer("sk-mine")))
+    scene.env["PARALLAMR_MAX_WAIT"] = "60"
     scene.write("prompt.txt", "id={{id}} sk-mine")
     assert scene.checked(*scene.job("-o", "results.csv", "--param", "user=sk-mine")).code == 0
     assert {row["output"] for row in scene.rows()} == {"sk-mine"}

@@ -259,7 +259,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--max-retries",
         Kind.WHOLE,
-        "Further attempts after connection errors, 408, 409, 429 and 5xx.",
+        "Further attempts after broken connections, 408, 409 and 5xx; refusals (429) do not count.",
         "N",
         default=5,
     ),

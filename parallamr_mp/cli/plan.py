@@ -85,7 +85,7 @@ def _cost_lines(preview: Preview) -> list[tuple[str, str]]:
         if None in highs:
             endless = ", ".join(_name(cost) for cost in priced if cost.high is None)
             lines.append(f"nothing limits the answers of {endless}; --param max_tokens=N does")
-        if preview.max_cost is not None:
+        if preview.max_cost is not None and len(priced) == len(preview.costs):
             lines.append(_verdict(preview.max_cost, sum(likelies), high))
     lines += [
         f"no price known for {_name(cost)}: {count(cost.rows, 'row')} {'is' if cost.rows == 1 else 'are'}"
@@ -93,6 +93,10 @@ def _cost_lines(preview: Preview) -> list[tuple[str, str]]:
         for cost in preview.costs
         if cost.likely is None
     ]
+    if preview.max_cost is not None and len(priced) < len(preview.costs):
+        lines.append(
+            f"--max-cost {preview.max_cost:g}: a run is refused unless its servers tell these prices"
+        )
     if preview.tableless:
         lines.append(f"a table of prices: {EXTRA}")
     return [("cost" if number == 0 else "", line) for number, line in enumerate(lines)]

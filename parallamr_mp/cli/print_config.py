@@ -58,7 +58,7 @@ def _single(settings: Settings, config: RunConfig, name: str) -> _Said:
         return getattr(config, name), f"{origin.source}, and outdone by a stronger source"
     if name == "drain_timeout" and value is None:
         slurm = bool(os.environ.get("SLURM_JOB_ID"))
-        return drain_seconds(config), f"default: {'in a Slurm job' if slurm else '--timeout'}"
+        return None, f"default: {drain_seconds(config):g}, {'in a Slurm job' if slurm else 'as --timeout'}"
     if name == "fail_on_error" and str(value).strip().lstrip("+-").isdecimal():
         return int(value), origin.source
     if value is None and (meaning := _UNSET.get(name)):
@@ -84,7 +84,7 @@ def _at_once(settings: Settings, config: RunConfig, *, sequential: bool) -> dict
     if sequential or (split and settings["procs"] is None):
         found["procs"] = None, f"{config.procs}, {follows}"
     elif settings["procs"] is None:
-        found["procs"] = config.procs, "default: usable CPUs, at most 4"
+        found["procs"] = None, f"default: {config.procs}, the usable CPUs, at most 4"
     if sequential or split:
         found["threads"] = None, f"{config.threads}, {follows}"
     elif settings["threads"] is None:

@@ -291,7 +291,7 @@ class Dispatcher:
         self._give_up_expired(now)
         for news in self._schedule.news():
             self._bus.publish(events.EndpointChanged(news.endpoint, news.state, news.seconds, news.reason))
-        in_flight, oldest = 0, None
+        in_flight, oldest, limit = 0, None, self._schedule.limit(now)
         for slot in self._slots:
             in_flight += len(slot.held)
             # Leases go out in time order and dicts keep it: the first is the oldest.
@@ -311,7 +311,8 @@ class Dispatcher:
                 now - oldest.since if oldest is not None else 0.0,
                 oldest.job.id if oldest is not None else None,
                 oldest.job.label if oldest is not None else "",
-                self._schedule.limit(now),
+                None if limit is None else min(limit, sum(slot.threads for slot in self._slots)),
+                self._schedule.hold(now) if not in_flight else "",
             )
         )
 

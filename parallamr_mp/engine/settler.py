@@ -98,8 +98,10 @@ class Settler:
 
     def died(self, job: Job, now: float, stopping: bool, *, counts: bool) -> None:
         """The job's worker is gone; `counts`: not because it was told to go."""
-        text = "its worker process died while this row was in flight"
-        self._tell_of_end(job, Outcome(job.id, failure=Failure("worker_died", text, unknown=True)), now)
+        kind, text = "worker_died", "its worker process died while this row was in flight"
+        if not counts:
+            kind, text = "given_up", "given up while in flight, as the run was to end"
+        self._tell_of_end(job, Outcome(job.id, failure=Failure(kind, text, unknown=True)), now)
         self._schedule.release(job, now)
         if not counts:
             return

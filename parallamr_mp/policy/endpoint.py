@@ -143,6 +143,10 @@ class Endpoint:
         """Whether nothing may be sent here now, for it is in trouble."""
         return now < self.cool_until or self.breaker.state(now) is not BreakerState.CLOSED
 
+    def pause(self, now: float) -> float:
+        """Seconds until it is asked again, where it is in trouble; else 0."""
+        return max(0.0, self.cool_until - now, self.breaker.wait(now))
+
     @property
     def adapts(self) -> bool:
         return isinstance(self.limit, AdaptiveLimit)

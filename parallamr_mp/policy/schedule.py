@@ -241,12 +241,15 @@ class Schedule:
             last = next((e.last_failure for e in lane.pool.endpoints if e.last_failure is not None), None)
             if last is None:
                 last = Failure("unreached", f"there is no endpoint of {lane.key}")
-            waited = f"{last.message} (nothing else for {now - since:.0f} s; --max-wait)"
+            why = f"out of order for more than {self._max_wait:g} s (--max-wait): {last.message}"
             while lane.ready:
                 job = heapq.heappop(lane.ready)[1]
                 self._ready_count -= 1
                 self._unpark(job)
-                yield job, replace(last, message=waited)
+                if job.attempts:
+                    yield job, replace(last, message=why)
+                else:
+                    yield job, replace(last, message=f"not asked; {why}", endpoint="", status=None)
 
     # ── what people are told ─────────────────────────────────────────────────
 
@@ -259,6 +262,19 @@ class Schedule:
                 endpoint.news.clear()
         return told
 
+    def hold(self, now: float) -> str:
+        """What rows wait for where endpoints are the reason and nothing is in flight; else empty."""
+        lanes = () if self._flying else self._lanes.values()
+        for lane in lanes:
+            if not lane.ready:
+                continue
+            if not lane.pool.endpoints:
+                return f"an endpoint of {lane.key}"
+            pause, name = min((endpoint.pause(now), endpoint.name) for endpoint in lane.pool.endpoints)
+            if pause > 0:
+                return f"{name}, asked again in {pause:.0f} s"
+        return ""
+
     def limit(self, now: float) -> int | None:
         """How many may be in flight at endpoints that find out how much they take; None: none does."""
         limits = [
@@ -267,7 +283,9 @@ class Schedule:
             for endpoint in pool.endpoints
             if endpoint.adapts
         ]
-        return sum(limits) if limits else None
+        if not limits:
+            return None
+        return sum(limits) if self._total is None else min(sum(limits), self._total)
 
     def pool(self, key: str) -> Pool | None:
         """The endpoints of a key, where it has been given some."""

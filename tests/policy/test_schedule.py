@@ -141,7 +141,7 @@ def test_when_no_endpoint_is_left_jobs_wait_and_are_given_up_with_the_last_cause
             assert list(schedule.expired(min(now, 100.0))) == []
     given_up = {one.id: failure for one, failure in schedule.expired(101.0)}
     assert sorted(given_up) == [0, 1, 2, 3, 4]
-    assert given_up[0].message.startswith("nobody is there (nothing else for ")
+    assert given_up[0].message.startswith("not asked; out of order for more than ")
     assert schedule.parked == schedule.parked_bytes == 0
 
 
