@@ -50,7 +50,7 @@ class Feed:
             return None
         for key in tuple(self._sources):
             # Which is the earliest can be said only when each source shows its next one.
-            while not schedule.parked_of(key) and key in self._sources:
+            while self._needs_more(key):
                 if not self._read(key):
                     return None
         while (job := schedule.take(now)) is None:
@@ -62,6 +62,16 @@ class Feed:
                 if not self._read(key):
                     return None
         return job
+
+    def _needs_more(self, key: str) -> bool:
+        """Whether the source has more, and nothing of it is ready: what waits for a retry is not."""
+        schedule = self._schedule
+        return (
+            key in self._sources
+            and not schedule.ready_of(key)
+            and schedule.parked_of(key) < LOOK_AHEAD
+            and (not schedule.parked_of(key) or schedule.parked_bytes < LOOK_AHEAD_BYTES)
+        )
 
     def _read(self, key: str) -> bool:
         """Takes in one job of the source, if it has one; False: nothing more can be taken in now."""

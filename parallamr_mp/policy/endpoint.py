@@ -86,8 +86,8 @@ class Endpoint:
         """How busy it is for its weight, were it given one request more."""
         return (self._quota.in_flight + 1) / self.weight
 
-    def wait(self, now: float, job: Job, tokens: int) -> float:
-        """Seconds until the job may be sent here; inf: until another one has come back."""
+    def wait(self, now: float, job: Job | None = None, tokens: int = 1) -> float:
+        """Seconds until the job may be sent here; inf: until another one has come back. None: any job."""
         if now < self.cool_until:
             return self.cool_until - now
         wait = self.breaker.wait(now)
@@ -99,7 +99,7 @@ class Endpoint:
                 return math.inf
             wait = max(wait, change - now)
         wait = max(wait, self._quota.wait(now, tokens))
-        remainder = self._remainders.get(job.model)
+        remainder = self._remainders.get(job.model) if job is not None else None
         return wait if remainder is None else max(wait, remainder.wait(now))
 
     def lease(self, now: float, job: Job, tokens: int) -> Grant:

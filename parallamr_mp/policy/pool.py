@@ -39,6 +39,15 @@ class Pool:
         elif self._empty_since is None:
             self._empty_since = now
 
+    def wait(self, now: float) -> float:
+        """Seconds until some job may be sent somewhere, at the least; inf: until an outcome."""
+        soonest = math.inf
+        for endpoint in self.endpoints:
+            if (wait := endpoint.wait(now)) <= 0:
+                return 0.0
+            soonest = min(soonest, wait)
+        return soonest
+
     def choose(self, now: float, job: Job, tokens: int) -> tuple[Endpoint | None, float]:
         """The endpoint for this job, or None and seconds until there may be one; inf: until an outcome."""
         if len(self.endpoints) == 1:

@@ -70,6 +70,8 @@ class Schedule:
         self._budget = budget or Budget(None)
         self._wholes: dict[str, Quota] = {}
         self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._lanes_of: dict[str, list[_Lane]] = {}
+        self._ready_of: dict[str, int] = {}
         self._flying = 0
         self._ready_count = 0
         self._waiting: list[tuple[float, int, Job]] = []
@@ -103,7 +105,11 @@ class Schedule:
 
     def _make_ready(self, job: Job) -> None:
         heapq.heappush(self._lane(job).ready, (job.id, job))
-        self._ready_count += 1
+        self._count_ready(job.key, 1)
+
+    def _count_ready(self, key: str, more: int) -> None:
+        self._ready_count += more
+        self._ready_of[key] = self._ready_of.get(key, 0) + more
 
     def _lane(self, job: Job) -> _Lane:
         lane = self._lanes.get((job.key, job.model))
@@ -118,6 +124,7 @@ class Schedule:
                 whole = self._wholes[key] = Quota(self._limits.get(key, Limits()))
             quota = Quota(self._limits.get(f"{key}/{model}", Limits()))
             lane = self._lanes[key, model] = _Lane(key, model, quota, whole, pool)
+            self._lanes_of.setdefault(key, []).append(lane)
         return lane
 
     # ── out ──────────────────────────────────────────────────────────────────
@@ -132,8 +139,8 @@ class Schedule:
         best: _Lane | None = None
         chosen: Endpoint | None = None
         tokens = 0
-        only_money = self._ready_count > 0
-        for lane in self._lanes.values():
+        only_money = self._ready_count > 0 and self._budget.cap is not None
+        for lane in self._open_lanes(now):
             if not lane.ready or (best is not None and lane.ready[0][0] > best.ready[0][0]):
                 continue
             job = lane.ready[0][1]
@@ -152,10 +159,23 @@ class Schedule:
                 self.broke = self._shortage()
             return None
         job = heapq.heappop(best.ready)[1]
-        self._ready_count -= 1
+        self._count_ready(job.key, -1)
         self._unpark(job)
         self._lease(now, best, chosen, job, tokens)
         return job
+
+    def _open_lanes(self, now: float) -> Iterator[_Lane]:
+        """The lanes of keys that take anything now; thousands of one that does not are not asked each."""
+        for key, lanes in self._lanes_of.items():
+            if not self._ready_of[key]:
+                continue
+            # Before a run ends for want of money, each job must have told that money alone keeps it.
+            if self._budget.cap is None or self._flying:
+                wait = max(lanes[0].whole.wait(now, 1), lanes[0].pool.wait(now))
+                if wait > 0:
+                    self._soonest = min(self._soonest, now + wait)
+                    continue
+            yield from lanes
 
     def _shortage(self) -> str:
         costs = [lane.ready[0][1].cost for lane in self._lanes.values() if lane.ready]
@@ -244,7 +264,7 @@ class Schedule:
             why = f"out of order for more than {self._max_wait:g} s (--max-wait): {last.message}"
             while lane.ready:
                 job = heapq.heappop(lane.ready)[1]
-                self._ready_count -= 1
+                self._count_ready(job.key, -1)
                 self._unpark(job)
                 if job.attempts:
                     yield job, replace(last, message=why)
@@ -304,6 +324,10 @@ class Schedule:
     def parked_of(self, key: str) -> int:
         """The same, of one key."""
         return self._parked_by.get(key, 0)
+
+    def ready_of(self, key: str) -> int:
+        """Jobs of one key that are ready."""
+        return self._ready_of.get(key, 0)
 
     @property
     def waiting(self) -> int:

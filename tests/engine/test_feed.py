@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,6 +100,30 @@ def test_a_model_without_room_does_not_hold_up_another_within_the_look_ahead(mon
     monkeypatch.setattr(feeds, "LOOK_AHEAD", 20)
     table = Table(["a/slow"] * 15 + ["a/quick"] * 5, {"a/slow": 1})
     assert table.ids() == [0, 15, 16, 17, 18, 19]
+
+
+def test_a_key_whose_row_waits_for_a_retry_is_read_on_before_later_rows_of_another():
+    table = Table(["a"] * 5 + ["b"] * 100, total=2)
+    failed = table.next()
+    table.schedule.release(failed, 0.0)
+    table.schedule.wait(failed, 60.0)
+    assert table.ids() == [1, 2]
+
+
+def test_the_look_ahead_is_bounded_by_key_also_of_rows_that_wait(monkeypatch):
+    monkeypatch.setattr(feeds, "LOOK_AHEAD", 20)
+    table = Table(["a"] * 500)
+    while (job := table.next()) is not None and table.schedule.waiting < 400:
+        table.schedule.release(job, 0.0)
+        table.schedule.wait(job, 60.0)
+    assert table.read() == {"a": 20}
+
+
+def test_thousands_of_models_without_room_are_not_asked_each_for_every_row_that_is_read():
+    started = time.process_time()
+    table = Table([f"a/{number}" for number in range(4000)], {"a": 1})
+    assert table.ids() == [0]
+    assert time.process_time() - started < 2.0
 
 
 def test_the_look_ahead_is_bounded_by_key(monkeypatch):

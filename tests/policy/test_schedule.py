@@ -297,3 +297,10 @@ class Scheduling(RuleBasedStateMachine):
 
 TestScheduling = Scheduling.TestCase
 TestScheduling.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def test_without_a_cap_it_is_never_money_that_is_missing():
+    schedule = Schedule(pools={"a": pool()})
+    schedule.add(a_job())
+    assert schedule.take(0.0) is None
+    assert not schedule.broke
