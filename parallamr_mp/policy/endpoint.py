@@ -126,10 +126,13 @@ class Endpoint:
         if said is not None:
             remainder = self._remainders.setdefault(job.model, Remainder())
             remainder.told(now, said, self._quota.in_flight, self._tokens_out)
-        if failure is None or not _is_trouble(failure):
+        if failure is None or not is_trouble(failure):
             self._well(now, grant)
         elif failure.refused:
             self._refused(now, grant, failure)
+        elif failure.one_model:
+            self._trouble(now, failure)
+            self._alive(now, grant)  # the schedule keeps that model away
         else:
             self._failed(now, grant, failure)
 
@@ -146,6 +149,11 @@ class Endpoint:
     def pause(self, now: float) -> float:
         """Seconds until it is asked again, where it is in trouble; else 0."""
         return max(0.0, self.cool_until - now, self.breaker.wait(now))
+
+    @property
+    def next_is_probe(self) -> bool:
+        """Whether the next lease is to show if it is back."""
+        return self.breaker.since is not None
 
     @property
     def adapts(self) -> bool:
@@ -199,6 +207,6 @@ class Endpoint:
             self.down_since = now
 
 
-def _is_trouble(failure: Failure) -> bool:
+def is_trouble(failure: Failure) -> bool:
     """Whether the endpoint is to blame, rather than what it was asked."""
     return failure.retryable or failure.unknown or failure.refused or failure.unreached

@@ -23,7 +23,7 @@ from parallamr_mp.models import Failure
 from parallamr_mp.policy.adaptive import FixedLimit
 from parallamr_mp.policy.breaker import CircuitBreaker
 from parallamr_mp.policy.budget import Budget
-from parallamr_mp.policy.endpoint import LONGEST_WISH, Endpoint, News
+from parallamr_mp.policy.endpoint import LONGEST_WISH, Endpoint, News, is_trouble
 from parallamr_mp.policy.estimate import TokenEstimator
 from parallamr_mp.policy.job import Grant, Job, Report
 from parallamr_mp.policy.pool import Pool
@@ -44,6 +44,8 @@ class _Lane:
         self.ready: list[tuple[int, Job]] = []
         self.cool_until = 0.0
         """When the model is asked again, of which alone a server said that it is too busy."""
+        self.failed_at = -math.inf
+        """When its last outcome came, if that was a failure that the endpoint may be blamed for."""
         self.estimator = TokenEstimator()
 
 
@@ -158,7 +160,12 @@ class Schedule:
             if only_money and not self._flying and not self._waiting:
                 self.broke = self._shortage()
             return None
-        job = heapq.heappop(best.ready)[1]
+        if chosen.next_is_probe:
+            job, best, chosen, tokens = self._prober(now, best, chosen, tokens)
+            best.ready.remove((job.id, job))
+            heapq.heapify(best.ready)
+        else:
+            job = heapq.heappop(best.ready)[1]
         self._count_ready(job.key, -1)
         self._unpark(job)
         self._lease(now, best, chosen, job, tokens)
@@ -176,6 +183,24 @@ class Schedule:
                     self._soonest = min(self._soonest, now + wait)
                     continue
             yield from lanes
+
+    def _prober(
+        self, now: float, lane: _Lane, endpoint: Endpoint, tokens: int
+    ) -> tuple[Job, _Lane, Endpoint, int]:
+        """Who goes to see whether an endpoint is back: of a model that did not fail last, and not tried yet.
+
+        The earliest job may be what the endpoint fails on, each time: all others
+        would wait behind it, and be given up as if the endpoint were down.
+        """
+        lanes = [other for other in self._lanes_of[lane.key] if other.ready]
+        for other in sorted(lanes, key=lambda lane: (lane.failed_at, lane.ready[0][0])):
+            job = min(other.ready, key=lambda entry: (entry[1].attempts, entry[0]))[1]
+            if self._budget.fits(job.cost):
+                expected = other.estimator.expect(job.characters, job.max_tokens)
+                place, _ = self._place(now, other, job, expected)
+                if place is not None:
+                    return job, other, place, expected
+        return lane.ready[0][1], lane, endpoint, tokens
 
     def _shortage(self) -> str:
         costs = [lane.ready[0][1].cost for lane in self._lanes.values() if lane.ready]
@@ -219,6 +244,8 @@ class Schedule:
         self._pay(grant, report)
         grant.endpoint.release(now, job, grant, sent, used, report)
         failure = report.failure if report is not None else None
+        if report is not None:
+            lane.failed_at = now if failure is not None and is_trouble(failure) else -math.inf
         if failure is not None and failure.one_model:
             lane.cool_until = max(
                 lane.cool_until, now + min(failure.retry_after or _ONE_MODEL_COOLS, LONGEST_WISH)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -138,6 +139,16 @@ def test_people_are_told_once_of_a_cool_down():
         end(one, 1.0, later(30.0))
     assert states(made) == ["cooling"]
     assert (made.news[0].seconds, made.news[0].reason) == (30.0, "busy")
+
+
+def test_failures_of_one_model_behind_it_leave_the_endpoint_alone():
+    made, now = endpoint(), 0.0
+    upstream = replace(GATEWAY, one_model=True)
+    for _ in range(20):
+        end(lease(made, now), now, upstream)
+        now += 1.0
+        assert wait(made, now) == 0.0
+    assert made.news == []
 
 
 def test_a_refusal_of_one_model_leaves_the_endpoint_alone():

@@ -8,6 +8,7 @@ from support.pools import job as a_job
 
 from parallamr_mp.policy.budget import Budget
 from parallamr_mp.policy.job import Job, Report
+from parallamr_mp.policy.quota import Limits
 from parallamr_mp.policy.schedule import Schedule
 
 
@@ -304,3 +305,56 @@ def test_without_a_cap_it_is_never_money_that_is_missing():
     schedule.add(a_job())
     assert schedule.take(0.0) is None
     assert not schedule.broke
+
+
+# Probes
+
+
+def broken(*models):
+    """Rows of these models, at an endpoint that has failed on the first of them, five times, until 1 s."""
+    schedule = Schedule(pools={"a": pool("http://n1")})
+    rows = [a_job(number, model=model) for number, model in enumerate(models)]
+    for row in rows:
+        schedule.add(row)
+    failing = [schedule.take(0.0) for _ in range(5)]
+    for row in failing:
+        row.attempts += 1
+        schedule.release(row, 0.0, Report(0.0, BROKEN))
+        schedule.add(row)
+    assert schedule.take(0.5) is None
+    return schedule
+
+
+def test_a_model_that_an_endpoint_fails_on_does_not_keep_the_others_from_it():
+    schedule = broken(*["bad"] * 10, "good", "good")
+    probe = schedule.take(2.0)
+    assert (probe.model, probe.id, probe.grant.probe) == ("good", 10, True)
+    schedule.release(probe, 2.0, Report(0.0))
+    assert take(schedule, 2.0) == 0
+
+
+def test_models_take_turns_at_probes():
+    schedule = broken(*["x"] * 10, *["y"] * 10)
+    now, asked = 0.0, []
+    for _ in range(4):
+        now += 50.0
+        probe = schedule.take(now)
+        asked.append(probe.model)
+        schedule.release(probe, now, Report(0.0, BROKEN))
+    assert asked == ["y", "x", "y", "x"]
+
+
+def test_a_row_that_was_not_tried_yet_probes_before_one_that_failed():
+    assert broken(*["m"] * 7).take(2.0).id == 5
+
+
+def test_a_model_that_may_not_go_leaves_the_probe_to_another():
+    rows = [a_job(number, model="good" if number > 7 else "bad") for number in range(10)]
+    schedule = Schedule({"a/good": Limits(rpm=0.001)}, pools={"a": pool("http://n1")})
+    schedule.add(rows[8])
+    schedule.release(schedule.take(0.0), 0.0, Report(0.0))
+    for row in (*rows[:8], rows[9]):
+        schedule.add(row)
+    for _ in range(5):
+        schedule.release(schedule.take(0.0), 0.0, Report(0.0, BROKEN))
+    assert schedule.take(2.0).model == "bad"
