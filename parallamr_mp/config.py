@@ -163,6 +163,8 @@ def check(config: RunConfig) -> None:
             option = "--" + name.replace("_", "-")
             wish = f"must be at least {least}" if least in {0, 1} else "must be positive"
             raise BadInput(f"{option} {value}: {wish}")
+    if config.max_cost == math.inf:
+        raise BadInput("--max-cost inf: must be a sum of money; for no limit leave it out")
     if config.retry_truncated is not None and not 1 < config.retry_truncated < math.inf:
         raise BadInput(f"--retry-truncated {config.retry_truncated}: must be more than 1")
     if config.max_errors is not None and config.max_errors < 0:

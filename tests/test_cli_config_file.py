@@ -362,3 +362,11 @@ def test_the_settings_file_is_an_input_no_output_may_be(place):
     assert done.code == 2, done
     assert "parallamr.toml: is an input of this run and cannot be its output too" in done.stderr
     assert Path("parallamr.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["prompt", "endpoints_file", "attempts_log", "context"])
+def test_a_name_of_a_file_that_cannot_be_one_is_refused(place, key):
+    say(f'{key} = "a\\u0000b"')
+    done = place.run()
+    assert done.code == 2, done
+    assert f"parallamr.toml: {key}: expected" in done.stderr

@@ -38,6 +38,7 @@ def test_sensible_settings_pass(change):
     [
         ({"procs": -1}, "--procs -1: must be at least 0"),
         ({"threads": 0}, "--threads 0: must be at least 1"),
+        ({"max_cost": float("inf")}, "--max-cost inf: must be a sum of money"),
         ({"total_limit": 0}, "--total-limit 0: must be at least 1"),
         ({"timeout": 0}, "--timeout 0: must be positive"),
         ({"timeout": -3.0}, "--timeout -3.0: must be positive"),

@@ -119,7 +119,10 @@ class _Reader:
 
     def _plain(self, kind: Kind, key: str, value: Any) -> Any:
         good, wish = {
-            Kind.TEXT: (isinstance(value, str), "a string"),
+            Kind.TEXT: (
+                isinstance(value, str) and "\0" not in value,
+                "a string without NUL" if isinstance(value, str) else "a string",
+            ),
             Kind.WHOLE: (_is_whole(value), "a whole number"),
             Kind.NUMBER: (_is_number(value), "a number"),
             Kind.SWITCH: (isinstance(value, bool), "true or false"),
@@ -141,7 +144,9 @@ class _Reader:
 
     def _texts(self, key: str, value: Any, wish: str) -> list[str]:
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list) or not all(
+            isinstance(text, str) and "\0" not in text for text in texts
+        ):
             self._refuse(key, wish, value)
         return list(texts)
 

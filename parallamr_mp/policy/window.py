@@ -6,6 +6,8 @@ import math
 
 GRAINS = 240
 """Buckets a period: the window is known to a 240th of it."""
+_LARGEST = 1e15
+"""A larger limit counts as this one: more than anybody asks, and far from where floats end."""
 UNITS = 1000
 """Amounts are counted in whole thousandths, rounded up: whole numbers add up without drift."""
 
@@ -50,6 +52,7 @@ class RateWindow:
     def _allow(self, limit: float) -> None:
         if not 0 < limit < math.inf:
             raise ValueError(f"a limit is a positive number, not {limit}")
+        limit = min(limit, _LARGEST)
         self.limit = float(limit)
         self._most = max(1, math.floor(limit * UNITS))
         self._rate = limit / (self._period + self._slack)

@@ -158,6 +158,14 @@ def test_whoever_waits_exactly_as_long_as_told_waits_long_enough():
             now = charge_when_allowed(window, now, chance.random() * window.limit)
 
 
+@pytest.mark.parametrize("limit", [1e15, 1e306, 1.7e308])
+def test_a_limit_at_the_end_of_all_numbers_is_one_that_nobody_reaches(limit):
+    window = RateWindow(limit)
+    for _ in range(100):
+        assert window.wait(5.0, 1e9) == 0.0
+        window.charge(5.0, 1e9)
+
+
 @pytest.mark.parametrize("limit", [0, -1, math.inf, math.nan])
 def test_a_limit_is_a_positive_number(limit):
     with pytest.raises(ValueError, match="positive"):
