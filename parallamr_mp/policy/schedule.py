@@ -161,11 +161,8 @@ class Schedule:
                 self.broke = self._shortage()
             return None
         if chosen.next_is_probe:
-            job, best, chosen, tokens = self._prober(now, best, chosen, tokens)
-            best.ready.remove((job.id, job))
-            heapq.heapify(best.ready)
-        else:
-            job = heapq.heappop(best.ready)[1]
+            best, chosen, tokens = self._prober(now, best, chosen, tokens)
+        job = heapq.heappop(best.ready)[1]
         self._count_ready(job.key, -1)
         self._unpark(job)
         self._lease(now, best, chosen, job, tokens)
@@ -186,21 +183,21 @@ class Schedule:
 
     def _prober(
         self, now: float, lane: _Lane, endpoint: Endpoint, tokens: int
-    ) -> tuple[Job, _Lane, Endpoint, int]:
-        """Who goes to see whether an endpoint is back: of a model that did not fail last, and not tried yet.
+    ) -> tuple[_Lane, Endpoint, int]:
+        """Who goes to see whether an endpoint is back: the first of the model that failed longest ago.
 
-        The earliest job may be what the endpoint fails on, each time: all others
-        would wait behind it, and be given up as if the endpoint were down.
+        The earliest job's model may be what the endpoint fails on, each time: all
+        others would wait behind it, and be given up as if the endpoint were down.
         """
         lanes = [other for other in self._lanes_of[lane.key] if other.ready]
         for other in sorted(lanes, key=lambda lane: (lane.failed_at, lane.ready[0][0])):
-            job = min(other.ready, key=lambda entry: (entry[1].attempts, entry[0]))[1]
+            job = other.ready[0][1]
             if self._budget.fits(job.cost):
                 expected = other.estimator.expect(job.characters, job.max_tokens)
                 place, _ = self._place(now, other, job, expected)
                 if place is not None:
-                    return job, other, place, expected
-        return lane.ready[0][1], lane, endpoint, tokens
+                    return other, place, expected
+        return lane, endpoint, tokens
 
     def _shortage(self) -> str:
         costs = [lane.ready[0][1].cost for lane in self._lanes.values() if lane.ready]
