@@ -317,6 +317,8 @@ class Schedule:
             pause, name = min((endpoint.pause(now), endpoint.name) for endpoint in lane.pool.endpoints)
             if pause > 0:
                 return f"{name}, asked again in {pause:.0f} s"
+        if not self._flying and 1.0 <= self._soonest - now < math.inf:
+            return f"what limits leave room for, in {self._soonest - now:.0f} s"
         return ""
 
     def limit(self, now: float) -> int | None:
