@@ -1,43 +1,72 @@
 """What happened, published on a bus that anyone may listen to.
 
 All events of a sweep are published and handled in the parent process, in the
-dispatcher's thread, in order. Events are frozen data; times are in seconds.
+dispatcher's thread, in order. Those of parallel groups (`parallel/models.py`)
+go the same way. Events are frozen data; times are in seconds.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import Failure, Status
+
+if TYPE_CHECKING:
+    from parallamr_mp.mailbox import Mailbox
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened."""
 
+    __slots__ = ()
 
-Handler = Callable[[Event], None]
+
+Handler = Callable[[Any], Awaitable[object] | object]
+"""Called with each event. An async one is awaited, one event after the other, in the order of publication."""
 
 
 class EventBus:
-    """Hands each event to every handler, in the order of their subscription."""
+    """Hands each event to every handler, in the order of their subscription.
+
+    >>> bus = EventBus()
+    >>> unsubscribe = bus.subscribe(lambda event: print(event.text))
+    >>> bus.publish(Notice("the table has 3 rows"))
+    the table has 3 rows
+    >>> unsubscribe()
+    >>> bus.publish(Notice("nobody reads this"))
+
+    Not thread-safe: a sweep publishes in the dispatcher's thread, a group in
+    that of its event loop. An async handler runs on the loop that is running,
+    later; without one, `publish` itself runs it to its end.
+    """
 
     def __init__(self) -> None:
         self._handlers: list[Handler] = []
         self._failed: set[int] = set()
+        self._mailboxes: dict[int, Mailbox] = {}
+        """By the identity of their handlers, which have been found to be async."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether there is anybody to publish for."""
+        return bool(self._handlers)
 
     def subscribe(self, handler: Handler) -> Callable[[], None]:
         """Adds a handler; the returned function takes it away again."""
         self._handlers.append(handler)
 
         def unsubscribe() -> None:
-            if handler in self._handlers:
-                self._handlers.remove(handler)
+            for place, other in enumerate(self._handlers):
+                if other is handler:
+                    del self._handlers[place]
+                    self._failed.discard(id(handler))
+                    break
 
         return unsubscribe
 
@@ -45,11 +74,29 @@ class EventBus:
         """Calls every handler. One that raises is logged, once, and hurts nobody."""
         for handler in tuple(self._handlers):
             try:
-                handler(event)
-            except Exception:
-                if id(handler) not in self._failed:
-                    self._failed.add(id(handler))
-                    _log.exception("the handler %r failed at %s", handler, type(event).__name__)
+                answer = handler(event)
+                if answer is not None and isinstance(answer, Awaitable):
+                    self._mailbox_of(handler).put(answer, type(event).__name__)
+            except Exception as error:
+                self._log_failure(handler, error, type(event).__name__)
+
+    async def drain(self) -> None:
+        """Returns when the async handlers are through with all that was published before."""
+        for mailbox in tuple(self._mailboxes.values()):
+            await mailbox.drain()
+
+    def _mailbox_of(self, handler: Handler) -> Mailbox:
+        if (mailbox := self._mailboxes.get(id(handler))) is None:
+            # A function's import: it brings asyncio, which a sweep does without.
+            from parallamr_mp.mailbox import Mailbox  # noqa: PLC0415
+
+            mailbox = self._mailboxes[id(handler)] = Mailbox(partial(self._log_failure, handler))
+        return mailbox
+
+    def _log_failure(self, handler: Handler, error: Exception, about: str) -> None:
+        if id(handler) not in self._failed:
+            self._failed.add(id(handler))
+            _log.error("the handler %r failed at %s", handler, about, exc_info=error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ PACKAGE = Path(parallamr_mp.__file__).parent
 MAP = {
     "models": (0, "base"),
     "events": (0, "base"),
+    "mailbox": (0, "base"),
     "errors": (0, "base"),
     "config": (0, "base"),
     "_version": (0, "base"),
@@ -62,7 +63,7 @@ MAP = {
     "": (4, "top"),
 }
 MAY = {("cli", "runner"), ("top", "cli"), ("top", "runner")}
-LAZY = {"", "__main__", "providers.registry"}
+LAZY = {"", "__main__", "events", "providers.registry"}
 """May import our own code inside functions: what a worker shall not load, or may not need."""
 MAY_PRINT = ("cli", "printers")
 

@@ -1,0 +1,188 @@
+"""The event bus: handlers in order, sync and async ones; one that raises hurts nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+from parallamr_mp.events import EventBus, Notice
+
+
+def notices(number):
+    return [Notice(str(index)) for index in range(number)]
+
+
+def test_handlers_get_every_event_in_order_until_they_unsubscribe():
+    bus, first, second = EventBus(), [], []
+    assert not bus.listening
+    leave = bus.subscribe(first.append)
+    bus.subscribe(second.append)
+    one, two = notices(2)
+    bus.publish(one)
+    leave()
+    leave()
+    bus.publish(two)
+    assert (first, second) == ([one], [one, two])
+    assert bus.listening
+
+
+def test_a_handler_that_raises_is_logged_once_and_hurts_nobody(caplog):
+    bus, got = EventBus(), []
+
+    def bad(event):
+        raise OSError("no such screen")
+
+    bus.subscribe(bad)
+    bus.subscribe(got.append)
+    for event in notices(3):
+        bus.publish(event)
+    assert got == notices(3)
+    assert [record.message.count("failed at Notice") for record in caplog.records] == [1]
+    assert "no such screen" in caplog.text
+
+
+def test_an_async_handler_gets_events_one_after_the_other_in_order():
+    bus, log = EventBus(), []
+    hold = asyncio.Event()
+
+    async def handler(event):
+        log.append(("begin", event.text))
+        await hold.wait()
+        log.append(("end", event.text))
+
+    async def main():
+        bus.subscribe(handler)
+        for event in notices(3):
+            bus.publish(event)
+        assert log == []  # publishing waits for nobody
+        await asyncio.sleep(0)
+        assert log == [("begin", "0")]
+        hold.set()
+        await bus.drain()
+
+    asyncio.run(main())
+    assert log == [(what, str(number)) for number in range(3) for what in ("begin", "end")]
+
+
+def test_async_handlers_do_not_wait_for_each_other():
+    bus, fast, never = EventBus(), [], asyncio.Event()
+
+    async def main():
+        async def slow(event):
+            await never.wait()
+
+        async def quick(event):
+            fast.append(event.text)
+            if len(fast) == 3:
+                done.set()
+
+        done = asyncio.Event()
+        bus.subscribe(slow)
+        bus.subscribe(quick)
+        for event in notices(3):
+            bus.publish(event)
+        await done.wait()
+        never.set()
+        await bus.drain()
+
+    asyncio.run(main())
+    assert fast == ["0", "1", "2"]
+
+
+def test_an_async_handler_that_raises_is_logged_once_and_gets_the_next_event(caplog):
+    bus, got = EventBus(), []
+
+    async def bad(event):
+        got.append(event.text)
+        raise OSError("no such host")
+
+    async def main():
+        bus.subscribe(bad)
+        for event in notices(2):
+            bus.publish(event)
+        await bus.drain()
+
+    asyncio.run(main())
+    assert got == ["0", "1"]
+    assert len(caplog.records) == 1
+    assert "no such host" in caplog.text
+
+
+def test_without_an_event_loop_an_async_handler_is_run_to_its_end_by_publish():
+    bus, got = EventBus(), []
+
+    async def handler(event):
+        await asyncio.sleep(0)
+        got.append(event.text)
+
+    bus.subscribe(handler)
+    bus.publish(Notice("now"))
+    assert got == ["now"]
+
+
+def test_an_async_method_and_a_lambda_that_returns_an_awaitable_are_awaited_too():
+    bus = EventBus()
+
+    class Printer:
+        got = ()
+
+        async def on_event(self, event):
+            self.got = (*self.got, event.text)
+
+    printer, other = Printer(), Printer()
+
+    async def main():
+        bus.subscribe(printer.on_event)
+        bus.subscribe(lambda event: other.on_event(event))  # noqa: PLW0108 - the lambda is the point
+        bus.publish(Notice("x"))
+        await bus.drain()
+
+    asyncio.run(main())
+    assert printer.got == other.got == ("x",)
+
+
+def test_a_handler_that_drains_the_bus_does_not_wait_for_itself():
+    bus, got = EventBus(), []
+
+    async def handler(event):
+        got.append(event.text)
+        if event.text == "0":
+            bus.publish(Notice("from within"))
+            await bus.drain()
+
+    async def main():
+        bus.subscribe(handler)
+        bus.publish(Notice("0"))
+        await bus.drain()
+
+    asyncio.run(main())
+    assert got == ["0", "from within"]
+
+
+def test_events_left_when_a_loop_ends_leave_no_warning_and_the_next_loop_starts_afresh():
+    bus, got, never = EventBus(), [], asyncio.Event()
+
+    async def handler(event):
+        got.append(event.text)
+        if event.text == "stuck":
+            await never.wait()
+
+    async def main(*texts):
+        for text in texts:
+            bus.publish(Notice(text))
+        if "stuck" not in texts:
+            await bus.drain()
+
+    bus.subscribe(handler)
+    asyncio.run(main("stuck", "left", "behind"))
+    asyncio.run(main("a", "b"))
+    assert got == ["stuck", "a", "b"]
+
+
+def test_a_bus_without_async_handlers_brings_no_asyncio():
+    code = (
+        "import sys; from parallamr_mp.events import EventBus, Notice; bus = EventBus();"
+        "bus.subscribe(print); bus.publish(Notice('x')); assert 'asyncio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True)
