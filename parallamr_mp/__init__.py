@@ -10,6 +10,7 @@ from parallamr_mp._version import __version__
 if TYPE_CHECKING:
     from parallamr_mp.errors import (
         BadInput,
+        CircuitOpen,
         ColumnsMismatch,
         EngineError,
         MissingKey,
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     )
     from parallamr_mp.events import EventBus
     from parallamr_mp.models import ChatRequest, ModelInfo, Reply, Status
+    from parallamr_mp.parallel.enums import (
+        ErrorStrategy,
+        EventType,
+        ExecutionStatus,
+        GroupStatus,
+        ParallelDisplayMode,
+    )
+    from parallamr_mp.parallel.manager import ParallelExecutionManager
+    from parallamr_mp.parallel.models import ExecutionEvent, ParallelEventGroup, ParallelGroupTracker
+    from parallamr_mp.parallel.result import ExecutionResult
+    from parallamr_mp.parallel.state import ExecutionState
     from parallamr_mp.providers.base import ModelCatalogue, Provider, ProviderFactory, ProviderSettings
     from parallamr_mp.report import RunSummary
     from parallamr_mp.results.writer import IncrementalCSVWriter
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "parallamr_mp.errors": (
         "BadInput",
+        "CircuitOpen",
         "ColumnsMismatch",
         "EngineError",
         "MissingKey",
@@ -45,6 +58,17 @@ _HOMES = {
     ),
     "parallamr_mp.events": ("EventBus",),
     "parallamr_mp.models": ("ChatRequest", "ModelInfo", "Reply", "Status"),
+    "parallamr_mp.parallel.enums": (
+        "ErrorStrategy",
+        "EventType",
+        "ExecutionStatus",
+        "GroupStatus",
+        "ParallelDisplayMode",
+    ),
+    "parallamr_mp.parallel.manager": ("ParallelExecutionManager",),
+    "parallamr_mp.parallel.models": ("ExecutionEvent", "ParallelEventGroup", "ParallelGroupTracker"),
+    "parallamr_mp.parallel.result": ("ExecutionResult",),
+    "parallamr_mp.parallel.state": ("ExecutionState",),
     "parallamr_mp.providers.base": ("ModelCatalogue", "Provider", "ProviderFactory", "ProviderSettings"),
     "parallamr_mp.report": ("RunSummary",),
     "parallamr_mp.results.writer": ("IncrementalCSVWriter",),
@@ -56,11 +80,19 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "BadInput",
     "ChatRequest",
+    "CircuitOpen",
     "ColumnsMismatch",
     "EngineError",
+    "ErrorStrategy",
     "EventBus",
+    "EventType",
+    "ExecutionEvent",
+    "ExecutionResult",
+    "ExecutionState",
+    "ExecutionStatus",
     "ExperimentRunner",
     "FileLoader",
+    "GroupStatus",
     "IncrementalCSVWriter",
     "MissingKey",
     "ModelCatalogue",
@@ -69,6 +101,10 @@ __all__ = [
     "OutputExists",
     "OutputLocked",
     "ParallamrError",
+    "ParallelDisplayMode",
+    "ParallelEventGroup",
+    "ParallelExecutionManager",
+    "ParallelGroupTracker",
     "Provider",
     "ProviderError",
     "ProviderFactory",

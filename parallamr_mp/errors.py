@@ -11,6 +11,7 @@ ParallamrError
 ├── OutputError              an output could not be written (disk full, folder gone) exit code 1
 │   └── WriterClosed         a row was given to a writer that had been closed
 ├── EngineError              worker processes cannot be started or kept alive      exit code 1
+├── CircuitOpen              a group's circuit breaker did not let a task start
 └── ProviderError            one request failed; becomes a retry or an `error` row
 
 Exceptions never cross a process as objects: a worker turns a `ProviderError`
@@ -94,6 +95,13 @@ class WriterClosed(OutputError):  # noqa: N818  - as BadInput
 
 class EngineError(ParallamrError):
     """Worker or writer processes cannot be started, or die faster than they can be replaced."""
+
+
+class CircuitOpen(ParallamrError):  # noqa: N818  - as BadInput
+    """A task of a parallel group was not tried: too many before it have failed, see `policy.breaker`."""
+
+    def __init__(self, message: str = "Circuit breaker open") -> None:
+        super().__init__(message)
 
 
 class ProviderError(ParallamrError):

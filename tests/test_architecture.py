@@ -29,6 +29,7 @@ MAP = {
     "results": (1, "results"),
     "printers": (1, "printers"),
     "engine": (2, "engine"),
+    "parallel": (2, "parallel"),
     "answered": (2, "rows"),
     "attempt": (2, "rows"),
     "schemas": (2, "rows"),
@@ -62,7 +63,7 @@ MAP = {
     "__main__": (4, "top"),
     "": (4, "top"),
 }
-MAY = {("cli", "runner"), ("top", "cli"), ("top", "runner")}
+MAY = {("cli", "runner"), ("top", "cli"), ("top", "runner"), ("parallel", "engine")}
 LAZY = {"", "__main__", "events", "providers.registry"}
 """May import our own code inside functions: what a worker shall not load, or may not need."""
 MAY_PRINT = ("cli", "printers")
@@ -185,11 +186,19 @@ def test_the_public_names():
     assert parallamr_mp.__all__ == [
         "BadInput",
         "ChatRequest",
+        "CircuitOpen",
         "ColumnsMismatch",
         "EngineError",
+        "ErrorStrategy",
         "EventBus",
+        "EventType",
+        "ExecutionEvent",
+        "ExecutionResult",
+        "ExecutionState",
+        "ExecutionStatus",
         "ExperimentRunner",
         "FileLoader",
+        "GroupStatus",
         "IncrementalCSVWriter",
         "MissingKey",
         "ModelCatalogue",
@@ -198,6 +207,10 @@ def test_the_public_names():
         "OutputExists",
         "OutputLocked",
         "ParallamrError",
+        "ParallelDisplayMode",
+        "ParallelEventGroup",
+        "ParallelExecutionManager",
+        "ParallelGroupTracker",
         "Provider",
         "ProviderError",
         "ProviderFactory",

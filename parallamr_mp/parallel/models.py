@@ -1,0 +1,148 @@
+"""The events of groups and what is made of them: Pydantic models that go to JSON and back.
+
+Nothing that a worker process imports may import this module: Pydantic costs a
+spawned process 40 ms and 10 MB.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from parallamr_mp.events import Event
+from parallamr_mp.parallel.enums import EventType, ExecutionStatus, GroupStatus
+
+
+class ParallelEventGroup(BaseModel):
+    """A group as it was when its event was published."""
+
+    model_config = ConfigDict(frozen=True)
+
+    group_id: str
+    address: str
+    name: str
+    status: GroupStatus
+    total: int = Field(ge=0)
+    """Tasks that were added."""
+    max_workers: int = Field(ge=1)
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    """Those that were running when the group was ended."""
+    replayed: int = 0
+    """Of the completed ones, those taken from history."""
+    started_at: float | None = None
+    """Seconds since the epoch."""
+    ended_at: float | None = None
+    error_message: str | None = None
+    """Why it failed or was cancelled."""
+    error_type: str | None = None
+
+
+class ExecutionEvent(BaseModel, Event):
+    """Something that happened to a task, or (`event_type`) in the life of a group.
+
+    The events of one task come in order: `started`, `retrying` as often as it
+    is tried again, then one of `completed`, `failed` and `cancelled`. One whose
+    start a circuit breaker forbids has no `started`.
+
+    >>> event = ExecutionEvent(address="Documents#1/task_0", status=ExecutionStatus.STARTED)
+    >>> ExecutionEvent.model_validate_json(event.model_dump_json()) == event
+    True
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    event_type: EventType = EventType.EXECUTION
+    address: str
+    """Of the task or group: unique in its state, and the same in every run."""
+    status: ExecutionStatus
+    is_parallel: bool = False
+    """It belongs to a group."""
+    group_id: str | None = None
+    parallel_index: int | None = None
+    """The task's place in its group; None for the group itself."""
+    name: str | None = None
+    timestamp: float = 0.0
+    """When it happened, in seconds since the epoch."""
+    started_at: float | None = None
+    """When the task's first attempt, or the group, started."""
+    execution_time: float | None = None
+    """Seconds that the task's attempts took so far, or the group; None at its start."""
+    attempt: int = 0
+    """Attempts made so far, the one that starts included."""
+    delay: float | None = None
+    """`retrying`: seconds until the next attempt."""
+    error_message: str | None = None
+    error_type: str | None = None
+    is_replayed: bool = False
+    group: ParallelEventGroup | None = None
+    """In the events of a group's life."""
+
+
+class ParallelGroupTracker(BaseModel):
+    """Counts what happens in one group, by its events; for printers and metrics.
+
+    >>> tracker = ParallelGroupTracker(group_id="g", total=4, completed=2, failed=1)
+    >>> tracker.completion_percentage, tracker.is_complete
+    (75.0, False)
+    """
+
+    group_id: str
+    name: str = ""
+    status: GroupStatus = GroupStatus.PENDING
+    total: int = 0
+    started: int = 0
+    """Tasks that have started, however often they were tried."""
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retries: int = 0
+    replayed: int = 0
+    busy_time: float = 0.0
+    """Seconds that all ended tasks took together."""
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def completion_percentage(self) -> float:
+        """Tasks that have their result, of 100; an empty group is complete."""
+        return 100.0 * (self.completed + self.failed) / self.total if self.total else 100.0
+
+    @property
+    def elapsed_time(self) -> float:
+        """Seconds from the group's start to its end, or until now; 0.0 before."""
+        if self.started_at is None:
+            return 0.0
+        return max(0.0, (time.time() if self.ended_at is None else self.ended_at) - self.started_at)
+
+    @property
+    def is_complete(self) -> bool:
+        """The group has ended, however, or every task has its result."""
+        ended = self.status not in {GroupStatus.PENDING, GroupStatus.RUNNING}
+        return ended or (self.total > 0 and self.completed + self.failed >= self.total)
+
+    def update(self, event: ExecutionEvent) -> None:
+        """Takes an event of its group into account; those of others are none of its business."""
+        if event.group_id != self.group_id:
+            return
+        if event.group is not None:
+            self.name, self.total, self.status = event.group.name, event.group.total, event.group.status
+            self.started_at, self.ended_at = event.group.started_at, event.group.ended_at
+            return
+        match event.status:
+            case ExecutionStatus.STARTED:
+                self.started += 1
+                return
+            case ExecutionStatus.RETRYING:
+                self.retries += 1
+                return
+            case ExecutionStatus.COMPLETED:
+                self.completed += 1
+                self.replayed += event.is_replayed
+            case ExecutionStatus.FAILED:
+                self.failed += 1
+            case ExecutionStatus.CANCELLED:
+                self.cancelled += 1
+        self.busy_time += event.execution_time or 0.0

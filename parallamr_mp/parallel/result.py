@@ -1,0 +1,64 @@
+"""What became of one task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """The value or the error of one task of a group.
+
+    >>> ExecutionResult(ok=True, result=42, index=0, name="task_0").unwrap()
+    42
+    """
+
+    ok: bool
+    result: Any = None
+    """What the task returned; None if it failed."""
+    error_message: str | None = None
+    error_type: str | None = None
+    """The name of the error's class."""
+    execution_time: float = 0.0
+    """Seconds that its attempts took, without the waits between them."""
+    attempts: int = 1
+    """How often it was tried; 0 if an open circuit breaker never let it try."""
+    index: int = 0
+    """Its place in the order of `add`."""
+    name: str = ""
+    """As given to `add`, else `task_<index>`."""
+    is_replayed: bool = False
+    """Taken from the history of an earlier run: it did not run now."""
+    error: BaseException | None = field(default=None, repr=False)
+    """The very error that the task raised, with its traceback."""
+
+    def unwrap(self) -> Any:
+        """The value; raises the original error if there is none."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def failed(
+    error: BaseException, *, index: int, name: str, attempts: int, execution_time: float
+) -> ExecutionResult:
+    """The result of a task that raised `error` in the end."""
+    return ExecutionResult(
+        ok=False,
+        error_message=message_of(error),
+        error_type=type(error).__name__,
+        execution_time=execution_time,
+        attempts=attempts,
+        index=index,
+        name=name,
+        error=error,
+    )
+
+
+def message_of(error: BaseException) -> str:
+    """What the error says; its name if it says nothing, or fails to."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__

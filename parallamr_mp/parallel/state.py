@@ -1,0 +1,178 @@
+"""The home of parallel groups: their event bus, their history, and what replays it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable
+
+from parallamr_mp.events import EventBus, Notice
+from parallamr_mp.parallel import saving
+from parallamr_mp.parallel.clock import Clock, LoopClock
+from parallamr_mp.parallel.enums import ErrorStrategy
+from parallamr_mp.parallel.manager import ParallelExecutionManager
+from parallamr_mp.parallel.options import GroupOptions, check
+from parallamr_mp.parallel.record import History, Recorder
+from parallamr_mp.parallel.task import Group, current, quoted
+
+_log = logging.getLogger(__name__)
+
+
+class ExecutionState:
+    """Opens groups, keeps what happened in them, and can be saved and gone on with.
+
+    >>> import asyncio
+    >>> async def double(number):
+    ...     return 2 * number
+    >>> async def main():
+    ...     state = ExecutionState()
+    ...     async with state.parallel(name="Numbers") as p:
+    ...         for number in range(3):
+    ...             p.add(double, number)
+    ...     print([result.unwrap() for result in await p.gather()])
+    ...     print([event.address for event in state.history if event.status == "completed"])
+    >>> asyncio.run(main())
+    [0, 2, 4]
+    ['Numbers#1/task_0', 'Numbers#1/task_1', 'Numbers#1/task_2', 'Numbers#1']
+
+    Used by one event loop at a time. It holds the results of its groups for as
+    long as it lives.
+
+    `state_id` makes the ids of groups the same in every run of a program; one
+    that is loaded has that of the one that was saved. `clock` and `uniform`
+    (the jitter's source) are for tests.
+    """
+
+    def __init__(
+        self,
+        event_bus: EventBus | None = None,
+        *,
+        state_id: str | None = None,
+        clock: Clock | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.event_bus = EventBus() if event_bus is None else event_bus
+        self.history = History()
+        """Every event of every group so far, in order. A replayed task keeps its old ones."""
+        self._file = saving.new_file(state_id or uuid.uuid4().hex)
+        """What was loaded."""
+        self._clock: Clock = LoopClock() if clock is None else clock
+        self._uniform = uniform
+        self._groups: Counter[str] = Counter()
+        """How many groups have been opened so far, by their address without its number."""
+
+    @property
+    def id(self) -> str:
+        return self._file.state_id
+
+    def parallel(
+        self,
+        max_workers: int = 5,
+        *,
+        error_strategy: ErrorStrategy | str = ErrorStrategy.FAIL_SLOW,
+        timeout: float | None = None,
+        name: str | None = None,
+        max_retries: int = 0,
+        retry_delay: float = 1.0,
+        retry_on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
+        circuit_breaker_threshold: int | None = None,
+        circuit_breaker_timeout: float = 30.0,
+        procs: int | None = None,
+        threads: int | None = None,
+    ) -> ParallelExecutionManager:
+        """A group for an `async with`: at most `max_workers` of its tasks run at once.
+
+        `error_strategy`: whether the first error ends the group. `timeout`:
+        seconds for the whole group, from the first task's start on.
+        `max_retries`: how often a task that raised one of `retry_on` is tried
+        again; the wait after its n-th failure is drawn from 0 to `retry_delay`
+        · 2^(n-1) seconds, at most 60 (`policy.retry`). It holds no worker while
+        it waits.
+
+        `circuit_breaker_threshold`: after so many failures in a row (None:
+        never) nothing is tried for `circuit_breaker_timeout` seconds; then one
+        task is, and its success lets the others go on (`policy.breaker`).
+        Meanwhile tasks fail with `CircuitOpen`; those with retries left come
+        back when the time is over.
+
+        A group that a task opens on the same state has a limit of its own: the
+        task that waits for it keeps its place in the outer group, so both
+        limits hold, and they cannot block each other.
+        """
+        if procs is not None or threads is not None:
+            raise NotImplementedError(
+                "groups over processes and threads (procs=, threads=) are not there yet; "
+                "leave them out and use `async with state.parallel(max_workers=…)`"
+            )
+        options = GroupOptions(
+            max_workers=max_workers,
+            error_strategy=ErrorStrategy(error_strategy),
+            timeout=timeout,
+            max_retries=max_retries,
+            retry_delay=retry_delay,
+            retry_on=(retry_on,) if isinstance(retry_on, type) else tuple(retry_on),
+            circuit_breaker_threshold=circuit_breaker_threshold,
+            circuit_breaker_timeout=circuit_breaker_timeout,
+        )
+        check(options)
+        return ParallelExecutionManager(
+            self._new_group(name or "group", max_workers),
+            options,
+            recorder=Recorder(self.history, self.event_bus, self._clock),
+            replay=lambda tasks: saving.replay_of(tasks, self._file),
+            notify=self._notify,
+            bus=self.event_bus,
+            clock=self._clock,
+            uniform=self._uniform,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes history and results as JSON; the file is replaced whole or not at all.
+
+        Results that JSON would not bring back as they are (see
+        `parallel.codec`) are left out, which is told: their tasks run again.
+        Also good while groups are running.
+        """
+        file = saving.written(self.history.entries, self._file)
+        new = file.unsaved.keys() - self._file.unsaved.keys()
+        if new:
+            self._notify(
+                saving.Replay(
+                    {}, tuple(f"{address} ({file.unsaved[address]})" for address in sorted(new))
+                ).notice.replace("must run again", "will have to run again, for want of a result to save")
+            )
+        saving.write(path, file)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], event_bus: EventBus | None = None) -> ExecutionState:
+        """The state that was saved. Its groups, opened again, run only what was not completed.
+
+        A group is known by its name and by how many of that name were opened
+        before it (in the same task, if it is a task that opens it); a task by
+        its name, or its index if it has none, and by the function that it
+        calls. Name tasks whose order may change.
+
+        Raises `BadInput` if the file is something else.
+        """
+        state = cls(event_bus)
+        state._file = saving.read(path)
+        state.history = History(state._file.events)
+        return state
+
+    def _new_group(self, name: str, max_workers: int) -> Group:
+        parent = current.get()
+        inside = parent is not None and parent.group.state is self
+        address = f"{parent.address}/{quoted(name)}" if inside and parent is not None else quoted(name)
+        self._groups[address] += 1
+        address = f"{address}#{self._groups[address]}"
+        digest = hashlib.sha256(json.dumps([self.id, address]).encode())
+        return Group(digest.hexdigest()[:16], address, name, max_workers, self)
+
+    def _notify(self, text: str) -> None:
+        _log.warning("%s", text)
+        self.event_bus.publish(Notice(text))
