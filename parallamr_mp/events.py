@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,10 @@ class EventBus:
     def __init__(self) -> None:
         self._handlers: list[Handler] = []
         self._failed: set[int] = set()
+        self._contexts: dict[int, Context] = {}
+        """Those in which handlers were subscribed, by their identity."""
         self._mailboxes: dict[int, Mailbox] = {}
-        """By the identity of their handlers, which have been found to be async."""
+        """Of those handlers that have been found to be async."""
 
     @property
     def listening(self) -> bool:
@@ -60,6 +63,7 @@ class EventBus:
     def subscribe(self, handler: Handler) -> Callable[[], None]:
         """Adds a handler; the returned function takes it away again."""
         self._handlers.append(handler)
+        self._contexts[id(handler)] = copy_context()
 
         def unsubscribe() -> None:
             for place, other in enumerate(self._handlers):
@@ -81,7 +85,10 @@ class EventBus:
                 self._log_failure(handler, error, type(event).__name__)
 
     async def drain(self) -> None:
-        """Returns when the async handlers are through with all that was published before."""
+        """Returns when the async handlers are through with all that was published before.
+
+        At once in an async handler: groups that it opens do not wait for handlers.
+        """
         for mailbox in tuple(self._mailboxes.values()):
             await mailbox.drain()
 
@@ -90,7 +97,8 @@ class EventBus:
             # A function's import: it brings asyncio, which a sweep does without.
             from parallamr_mp.mailbox import Mailbox  # noqa: PLC0415
 
-            mailbox = self._mailboxes[id(handler)] = Mailbox(partial(self._log_failure, handler))
+            context, failed = self._contexts[id(handler)], partial(self._log_failure, handler)
+            mailbox = self._mailboxes[id(handler)] = Mailbox(context, failed)
         return mailbox
 
     def _log_failure(self, handler: Handler, error: Exception, about: str) -> None:

@@ -12,18 +12,22 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
-_pumping: ContextVar[tuple[Mailbox, ...]] = ContextVar("_pumping", default=())
-"""Mailboxes whose handlers the current code runs in, outermost first."""
+_in_handler: ContextVar[bool] = ContextVar("_in_handler", default=False)
+"""Whether the current code runs in an async handler, or in a task that one has started."""
 
 
 class Mailbox:
-    """`failed(error, about)` is told of a handler that raised; the next events still reach it."""
+    """`failed(error, about)` is told of a handler that raised; the next events still reach it.
 
-    def __init__(self, failed: Callable[[Exception, str], None]) -> None:
-        self._failed = failed
+    `context` holds the context variables of whoever subscribed the handler: not
+    those of the task that happens to be the first to publish something.
+    """
+
+    def __init__(self, context: Context, failed: Callable[[Exception, str], None]) -> None:
+        self._context, self._failed = context, failed
         self._waiting: deque[tuple[Awaitable[Any], str]] = deque()
         self._pump: asyncio.Task[None] | None = None
 
@@ -36,21 +40,21 @@ class Mailbox:
             return
         self._waiting.append((answer, about))
         if self._pump is None or self._pump.done() or self._pump.get_loop() is not loop:
-            self._pump = loop.create_task(self._run())
+            self._pump = loop.create_task(self._run(), context=self._context.copy())
             self._pump.add_done_callback(self._stopped)
 
     async def drain(self) -> None:
         """Returns when all that was put so far has been handled.
 
-        At once inside the handler itself, which would wait for its own end.
+        At once in a handler: it would wait for its own end, or two of them for each other's.
         """
         pump = self._pump
         here = pump is not None and pump.get_loop() is asyncio.get_running_loop()
-        if pump is not None and here and self not in _pumping.get():
+        if pump is not None and here and not _in_handler.get():
             await asyncio.wait([pump])
 
     async def _run(self) -> None:
-        _pumping.set((*_pumping.get(), self))
+        _in_handler.set(True)
         while self._waiting:
             await self._deliver(*self._waiting.popleft())
 

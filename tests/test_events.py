@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextvars import ContextVar
 
 from parallamr_mp.events import EventBus, Notice
 
@@ -158,6 +159,50 @@ def test_a_handler_that_drains_the_bus_does_not_wait_for_itself():
 
     asyncio.run(main())
     assert got == ["0", "from within"]
+
+
+def test_two_handlers_that_drain_the_bus_do_not_wait_for_each_other():
+    bus, got = EventBus(), []
+
+    async def main():
+        async def first(event):
+            await asyncio.sleep(0)
+            await bus.drain()
+            got.append("first")
+
+        async def second(event):
+            await asyncio.sleep(0)
+            await bus.drain()
+            got.append("second")
+
+        bus.subscribe(first)
+        bus.subscribe(second)
+        bus.publish(Notice("x"))
+        await bus.drain()
+
+    asyncio.run(main())
+    assert sorted(got) == ["first", "second"]
+
+
+def test_an_async_handler_sees_the_context_of_who_subscribed_it():
+    bus, got = EventBus(), []
+    who = ContextVar("who", default="nobody")
+
+    async def main():
+        async def handler(event):
+            got.append(who.get())
+
+        async def publisher():
+            who.set("publisher")
+            bus.publish(Notice("x"))
+
+        who.set("subscriber")
+        bus.subscribe(handler)
+        await asyncio.create_task(publisher())
+        await bus.drain()
+
+    asyncio.run(main())
+    assert got == ["subscriber"]
 
 
 def test_events_left_when_a_loop_ends_leave_no_warning_and_the_next_loop_starts_afresh():

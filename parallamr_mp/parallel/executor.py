@@ -64,7 +64,8 @@ class AsyncioExecutor:
     def discard(self, task: Task) -> None:
         call, task.call, task.args, task.kwargs = task.call, None, (), NOTHING
         if isinstance(call, CoroutineType):
-            call.close()  # no effect on one that has ended; without it, "was never awaited"
+            with suppress(Exception):  # the same one was added twice, and runs for the other task
+                call.close()  # no effect on one that has ended; without it, "was never awaited"
         elif isinstance(call, asyncio.Future) and not call.done():
             with suppress(RuntimeError):
                 call.cancel()
