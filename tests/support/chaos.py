@@ -139,6 +139,7 @@ def _retry_wait(arena: Arena) -> Moment:
     run = arena.start()
     run.wait_for("attempt 1 failed", 1)
     arena.server.wait_until(lambda: not arena.server.in_flight)
+    arena.wait_for_rows(ANSWERED)  # an answer that has left may still be on its way to its worker
     turned_away.set()
     return Moment(run)
 
