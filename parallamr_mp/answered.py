@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import requests
@@ -20,7 +19,7 @@ from parallamr_mp.providers.answers import TRUNCATED, is_cut
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.schemas import json_in, misfit, schema_asked
-from parallamr_mp.text import count
+from parallamr_mp.text import count, utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +231,7 @@ def _record(
             finish_reason,
             cost,
             endpoint,
-            datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            utc(),
         ),
         excel_safe=spec.excel_safe,
     )

@@ -11,7 +11,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -20,6 +19,7 @@ from parallamr_mp import events
 from parallamr_mp.answered import RowResult, RowTask
 from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.endpoints import shown_url
+from parallamr_mp.text import utc
 
 _OPTION = "--attempts-log"
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -159,8 +159,7 @@ class AttemptsLog:
         return self._shown[event.route]
 
     def _moment(self, monotonic: float) -> str:
-        moment = datetime.fromtimestamp(monotonic + self._offset, UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return utc(monotonic + self._offset)
 
 
 def _ends_amid_a_line(fd: int) -> bool:

@@ -14,7 +14,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from parallamr_mp import events
@@ -27,6 +26,7 @@ from parallamr_mp.plan import Plan
 from parallamr_mp.providers.secrets import environment_secrets, redactor, route_secrets
 from parallamr_mp.report import RunSummary
 from parallamr_mp.results.manifest import FORMAT, load_manifest, save_manifest
+from parallamr_mp.text import utc
 
 _FILES = ("prompt", "experiments", "contexts", "system", "json_schema", "config_file", "output", "command")
 """Fields of the configuration that are told elsewhere than among the settings."""
@@ -46,7 +46,7 @@ class Provenance:
             "command": list(config.command) or None,
             "host": socket.gethostname(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
-            "started": _now(),
+            "started": utc(),
             "ended": None,
             "ended_by": None,
             "experiments": plan.survey.experiments,
@@ -65,7 +65,7 @@ class Provenance:
 
     def end(self, summary: RunSummary, error: BaseException | None = None) -> None:
         """Notes what the run came to; with an `error`, nobody knows what the files hold."""
-        self._run["ended"] = _now()
+        self._run["ended"] = utc()
         if error is not None:
             self._run["ended_by"] = (str(error) or type(error).__name__).partition("\n")[0]
         elif summary.signum is not None:
@@ -177,7 +177,3 @@ def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
             return [_hidden(inner, hide) for inner in value]
         case _:
             return value
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

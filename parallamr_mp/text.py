@@ -1,8 +1,9 @@
-"""Words for people: one line, and numbers with their nouns."""
+"""Words for people: one line, numbers with their nouns, sums, and times."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -32,3 +33,9 @@ def usd(amount: float) -> str:
     """A sum in USD with the digits that matter: `1,234.50`, `1.2300`, `0.000012`; without a sign or name."""
     places = 2 if amount >= 100 else 4 if amount >= 0.01 or not amount else 6
     return f"{amount:,.{places}f}"
+
+
+def utc(seconds: float | None = None) -> str:
+    """A time in seconds since the epoch as files have it: `2026-01-31T23:59:00.123Z`. None: now."""
+    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
