@@ -1,10 +1,12 @@
 """One endpoint as its driver sees it: how much it takes, whether it is well, when to come back.
 
-wait ──► lease ──► release(report)
-│          ├─ answered: the limit may rise, the breaker closes, troubles are forgotten
-│          ├─ refused (429, overload): the limit falls; a cool-down for everybody, then a ramp
-│          └─ failed (no connection, time-out, 5xx): the breaker counts
-└─ charged against its own quota and what the server said is left
+    wait ──► lease ──► release(report)
+               │          ├─ answered: the limit may rise, the breaker closes, troubles are forgotten
+               │          ├─ refused (429, overload): the limit falls; a cool-down for everybody, then a ramp
+               │          └─ failed (no connection, time-out, 5xx): the breaker counts
+               └─ charged against its own quota and what the server said is left
+
+Whom it lets through when, its parts decide; here is what an ended lease means to each of them.
 """
 
 from __future__ import annotations
@@ -20,12 +22,11 @@ from parallamr_mp.policy.breaker import BreakerState, CircuitBreaker
 from parallamr_mp.policy.job import Grant, Job, Report
 from parallamr_mp.policy.quota import Limits, Quota
 from parallamr_mp.policy.remainder import Remainder
+from parallamr_mp.policy.retry import LONGEST_WISH
 
 BACK_OFF = 1.0
 """Seconds of the first cool-down where the server asked to come later and did not say when."""
 _LONGEST_BACK_OFF = 60.0
-LONGEST_WISH = 3600.0
-"""Seconds of a `Retry-After` that are believed: a date in 9999 must not hold a run for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from parallamr_mp.models import Failure
 
+LONGEST_WISH = 3600.0
+"""Seconds of a `Retry-After` that are believed: a date in 9999 must not hold a run for ever."""
 _GATEWAY = (502, 503)
 """What a proxy says for a server that is not there."""
 
@@ -35,8 +37,7 @@ class RetryPolicy:
     """Seconds."""
     cap: float = 60.0
     """Seconds."""
-    longest: float = 3600.0
-    """Seconds of a `Retry-After` that are believed: a date in 9999 must not hold a run for ever."""
+    longest: float = LONGEST_WISH
     max_wait: float = math.inf
     """Seconds after its first failure that a job is tried again."""
     retry_unknown: frozenset[str] = frozenset()

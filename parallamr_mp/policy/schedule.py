@@ -23,11 +23,12 @@ from parallamr_mp.models import Failure
 from parallamr_mp.policy.adaptive import FixedLimit
 from parallamr_mp.policy.breaker import CircuitBreaker
 from parallamr_mp.policy.budget import Budget
-from parallamr_mp.policy.endpoint import LONGEST_WISH, Endpoint, News, is_trouble
+from parallamr_mp.policy.endpoint import Endpoint, News, is_trouble
 from parallamr_mp.policy.estimate import TokenEstimator
 from parallamr_mp.policy.job import Grant, Job, Report
 from parallamr_mp.policy.pool import Pool
 from parallamr_mp.policy.quota import Limits, Quota
+from parallamr_mp.policy.retry import LONGEST_WISH
 from parallamr_mp.text import usd
 
 _UNLIMITED = 1 << 30
