@@ -1,9 +1,11 @@
 """Who does the work of one run: its workers, its writer, and the dispatcher that leads them.
 
-Plan ──jobs──► Dispatcher ──leases──► workers (Asker)
-│ outcomes
-▼
-RowResults ──records──► writer process ──► results
+    Plan ──jobs──► Dispatcher ──leases──► workers (Asker)
+                       │ outcomes
+                       ▼
+                   RowResults ──records──► writer process ──► results
+
+Runs in the parent, in the thread of the sweep.
 """
 
 from __future__ import annotations

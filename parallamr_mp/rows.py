@@ -1,7 +1,9 @@
 """Final outcomes → rows for the writer, in the dispatcher's thread.
 
-Dispatcher ──Job, Outcome──► RowResults ──Append──► WriterPeer ──► writer process
-└──RowDone──► EventBus
+    Dispatcher ──Job, Outcome──► RowResults ──Append──► WriterPeer ──► writer process
+                                     └──RowDone──► EventBus
+
+An answer that was cut may be asked again first, with a larger limit.
 """
 
 from __future__ import annotations
