@@ -70,16 +70,15 @@ def dispatch(
             for lock in locks:
                 lock.add_child(pid)
 
-    def note_worker(event: events.Event) -> None:
-        if isinstance(event, events.WorkerStarted):
-            note(event.pid)
+    def note_worker(event: events.WorkerStarted) -> None:
+        note(event.pid)
 
     def tell_of_writer(pid: int | None, exit_code: int | None) -> None:
         bus.publish(events.WriterLost(pid, exit_code))
 
     with contextlib.ExitStack() as stack, _reports_without_secrets():
-        stack.callback(bus.subscribe(note_worker))
-        stack.callback(bus.subscribe(traffic.note))
+        stack.callback(bus.subscribe(note_worker, events.WorkerStarted))
+        stack.callback(bus.subscribe(traffic.note, events.RowDone))
         results = RowResults(config, spec, plan, past, WriterPeer(writer, note, tell_of_writer), bus)
         dispatcher = Dispatcher(
             jobs=plan.sources(),

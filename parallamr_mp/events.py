@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import Failure, Status
@@ -28,8 +27,36 @@ class Event:
     __slots__ = ()
 
 
+class Execution(Event):
+    """What an `ExecutionEvent` is known by where its module, which brings Pydantic, is not loaded.
+
+    It is made only if somebody wants it.
+    """
+
+    __slots__ = ()
+
+
 Handler = Callable[[Any], Awaitable[object] | object]
 """Called with each event. An async one is awaited, one event after the other, in the order of publication."""
+
+
+class _Subscription:
+    """A handler, and what belongs to it."""
+
+    __slots__ = ("context", "failed", "handler", "kinds", "mailbox")
+
+    def __init__(self, handler: Handler, kinds: tuple[type[Event], ...]) -> None:
+        self.handler, self.kinds = handler, kinds
+        self.context = copy_context()
+        self.mailbox: Mailbox | None = None
+        """Once it has been found to be async."""
+        self.failed = False
+        """Has raised, and that is logged."""
+
+    def log_failure(self, error: Exception, about: str) -> None:
+        if not self.failed:
+            self.failed = True
+            _log.error("the handler %r failed at %s", self.handler, about, exc_info=error)
 
 
 class EventBus:
@@ -48,63 +75,68 @@ class EventBus:
     """
 
     def __init__(self) -> None:
-        self._handlers: list[Handler] = []
-        self._failed: set[int] = set()
-        self._contexts: dict[int, Context] = {}
-        """Those in which handlers were subscribed, by their identity."""
-        self._mailboxes: dict[int, Mailbox] = {}
-        """Of those handlers that have been found to be async."""
+        self._subscriptions: list[_Subscription] = []
+        self._wanting: dict[type[Event], tuple[_Subscription, ...]] = {}
+        """By the class of an event, found out when the first of it comes."""
+        self._left: list[_Subscription] = []
+        """Unsubscribed, with events on their way."""
 
-    @property
-    def listening(self) -> bool:
-        """Whether there is anybody to publish for."""
-        return bool(self._handlers)
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody would be handed an event of this class: if not, it need not be made."""
+        return bool(self._wanting_of(kind))
 
-    def subscribe(self, handler: Handler) -> Callable[[], None]:
-        """Adds a handler; the returned function takes it away again."""
-        self._handlers.append(handler)
-        self._contexts[id(handler)] = copy_context()
+    def subscribe(self, handler: Handler, *kinds: type[Event]) -> Callable[[], None]:
+        """Adds a handler of these kinds of events, else of all; what is returned takes it away again."""
+        subscription = _Subscription(handler, kinds)
+        self._subscriptions.append(subscription)
+        self._wanting.clear()
 
         def unsubscribe() -> None:
-            for place, other in enumerate(self._handlers):
-                if other is handler:
-                    del self._handlers[place]
-                    self._failed.discard(id(handler))
-                    break
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+                self._wanting.clear()
+                if subscription.mailbox is not None:
+                    self._left.append(subscription)
 
         return unsubscribe
 
     def publish(self, event: Event) -> None:
-        """Calls every handler. One that raises is logged, once, and hurts nobody."""
-        for handler in tuple(self._handlers):
+        """Calls every handler that wants it. One that raises is logged, once, and hurts nobody."""
+        for subscription in self._wanting_of(type(event)):
             try:
-                answer = handler(event)
+                answer = subscription.handler(event)
                 if answer is not None and isinstance(answer, Awaitable):
-                    self._mailbox_of(handler).put(answer, type(event).__name__)
+                    self._mailbox_of(subscription).put(answer, type(event).__name__)
             except Exception as error:
-                self._log_failure(handler, error, type(event).__name__)
+                subscription.log_failure(error, type(event).__name__)
 
     async def drain(self) -> None:
         """Returns when the async handlers are through with all that was published before.
 
         At once in an async handler: groups that it opens do not wait for handlers.
         """
-        for mailbox in tuple(self._mailboxes.values()):
-            await mailbox.drain()
+        left, self._left = self._left, []
+        for subscription in (*self._subscriptions, *left):
+            if subscription.mailbox is not None:
+                await subscription.mailbox.drain()
 
-    def _mailbox_of(self, handler: Handler) -> Mailbox:
-        if (mailbox := self._mailboxes.get(id(handler))) is None:
+    def _wanting_of(self, kind: type[Event]) -> tuple[_Subscription, ...]:
+        wanting = self._wanting.get(kind)
+        if wanting is None:
+            wanting = self._wanting[kind] = tuple(
+                subscription
+                for subscription in self._subscriptions
+                if not subscription.kinds or issubclass(kind, subscription.kinds)
+            )
+        return wanting
+
+    def _mailbox_of(self, subscription: _Subscription) -> Mailbox:
+        if subscription.mailbox is None:
             # A function's import: it brings asyncio, which a sweep does without.
             from parallamr_mp.mailbox import Mailbox  # noqa: PLC0415
 
-            context, failed = self._contexts[id(handler)], partial(self._log_failure, handler)
-            mailbox = self._mailboxes[id(handler)] = Mailbox(context, failed)
-        return mailbox
-
-    def _log_failure(self, handler: Handler, error: Exception, about: str) -> None:
-        if id(handler) not in self._failed:
-            self._failed.add(id(handler))
-            _log.error("the handler %r failed at %s", handler, about, exc_info=error)
+            subscription.mailbox = Mailbox(subscription.context, subscription.log_failure)
+        return subscription.mailbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +163,17 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptStarted(Event):
+    """A job has been leased: its request is on its way to a worker. Made for who wants it."""
+
+    job: int
+    label: str
+    attempt: int
+    """1 for the first."""
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptFailed(Event):
     """A request failed and will be made again after `delay` seconds."""
 
@@ -144,7 +187,10 @@ class AttemptFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded(Event):
-    """A lease has ended, however: one request, unless its worker did not come to send it."""
+    """A lease has ended, however: one request, unless its worker did not come to send it.
+
+    Made only if somebody wants it.
+    """
 
     job: int
     label: str

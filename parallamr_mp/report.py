@@ -101,6 +101,9 @@ class Tally:
         self._notices: list[str] = []
         self._reasons: dict[tuple[Status, str], tuple[str, int]] = {}
 
+    KINDS = (events.RowDone, events.AttemptFailed, events.WorkerLost, events.RunStarted, events.Notice)
+    """What it counts."""
+
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.RowDone():

@@ -66,7 +66,7 @@ def run_sweep(config: RunConfig, bus: events.EventBus, injected: Injected | None
         raise BadInput("standard output is closed", hint="Give a file with -o.")
     injected = injected or Injected()
     tally = Tally()
-    unsubscribe = bus.subscribe(tally)
+    unsubscribe = bus.subscribe(tally, *tally.KINDS)
     try:
         with contextlib.closing(Table(config.experiments)) as table:
             if config.output is None and config.flatten:
@@ -205,7 +205,7 @@ def _logged(
     hide = redactor(environment_secrets(os.environ) | fleet.secrets())
     homes = {name: hide(str(getattr(provider, "endpoint", ""))) for name, provider in providers.items()}
     with contextlib.closing(AttemptsLog(config.attempts_log, bus, homes=homes, hide=hide)) as log:
-        unsubscribe = bus.subscribe(log)
+        unsubscribe = bus.subscribe(log, events.AttemptEnded)
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextvars import ContextVar
 
-from parallamr_mp.events import EventBus, Notice
+from parallamr_mp.events import EventBus, Execution, Notice, RunFinished, Stopping, WriterLost
 
 
 def notices(number):
@@ -16,7 +16,7 @@ def notices(number):
 
 def test_handlers_get_every_event_in_order_until_they_unsubscribe():
     bus, first, second = EventBus(), [], []
-    assert not bus.listening
+    assert not bus.wants(Notice)
     leave = bus.subscribe(first.append)
     bus.subscribe(second.append)
     one, two = notices(2)
@@ -25,7 +25,32 @@ def test_handlers_get_every_event_in_order_until_they_unsubscribe():
     leave()
     bus.publish(two)
     assert (first, second) == ([one], [one, two])
-    assert bus.listening
+    assert bus.wants(Notice)
+
+
+def test_a_handler_may_want_some_kinds_of_events_and_what_nobody_wants_need_not_be_made():
+    bus, told, lost = EventBus(), [], []
+    bus.subscribe(told.append, Notice, Stopping)
+    leave = bus.subscribe(lost.append, WriterLost)
+    stopping, gone = Stopping(2, 0, 1.0), WriterLost(1, -9)
+    for event in (stopping, gone, RunFinished()):
+        bus.publish(event)
+    assert (told, lost) == ([stopping], [gone])
+    assert [bus.wants(kind) for kind in (Notice, WriterLost, RunFinished, Execution)] == [1, 1, 0, 0]
+    leave()
+    assert not bus.wants(WriterLost)
+
+
+def test_who_wants_a_kind_gets_its_special_kinds_too():
+    class Special(Execution):
+        pass
+
+    bus, got = EventBus(), []
+    bus.subscribe(got.append, Execution)
+    event = Special()
+    bus.publish(event)
+    assert got == [event]
+    assert bus.wants(Special)
 
 
 def test_a_handler_that_raises_is_logged_once_and_hurts_nobody(caplog):

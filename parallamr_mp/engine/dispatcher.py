@@ -179,7 +179,7 @@ class Dispatcher:
             if slot.free == 0 or (job := self._next_job(now)) is None:
                 return
             if job.deaths < MAX_DEATHS - 1:
-                slot.lease(job, now)
+                self._give(slot, job, now)
                 continue
             self._suspects.append(job)
             if not any(slot.reserved for slot in self._slots):
@@ -195,7 +195,12 @@ class Dispatcher:
             if slot.reserved and slot.ready and not slot.held:
                 slot.reserved = bool(self._suspects)
                 if self._suspects:
-                    slot.lease(self._suspects.popleft(), now)
+                    self._give(slot, self._suspects.popleft(), now)
+
+    def _give(self, slot: Slot, job: Job, now: float) -> None:
+        slot.lease(job, now)
+        if self._bus.wants(events.AttemptStarted):
+            self._bus.publish(events.AttemptStarted(job.id, job.label, job.attempts, job.payload))
 
     def _next_job(self, now: float) -> Job | None:
         try:

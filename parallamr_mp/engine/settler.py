@@ -134,6 +134,8 @@ class Settler:
                 slot.stored.append(id_)
 
     def _tell_of_end(self, job: Job, outcome: Outcome, now: float) -> None:
+        if not self._bus.wants(events.AttemptEnded):
+            return
         leased = job.grant.at if job.grant is not None else now
         self._bus.publish(
             events.AttemptEnded(

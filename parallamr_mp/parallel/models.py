@@ -10,7 +10,7 @@ import time
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from parallamr_mp.events import Event
+from parallamr_mp.events import Execution
 from parallamr_mp.parallel.enums import EventType, ExecutionStatus, GroupStatus
 
 
@@ -40,7 +40,7 @@ class ParallelEventGroup(BaseModel):
     error_type: str | None = None
 
 
-class ExecutionEvent(BaseModel, Event):
+class ExecutionEvent(BaseModel, Execution):
     """Something that happened to a task, or (`event_type`) in the life of a group.
 
     The events of one task come in order: `started`, `retrying` as often as it
