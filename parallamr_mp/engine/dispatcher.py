@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,9 +25,10 @@ from parallamr_mp.engine.messages import Outcome
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.results import Results
 from parallamr_mp.engine.seat import Seat, wait_for_all
-from parallamr_mp.engine.settler import MAX_DEATHS, Settler
+from parallamr_mp.engine.settler import Settler
 from parallamr_mp.engine.signals import SignalWatch
 from parallamr_mp.engine.slot import Slot
+from parallamr_mp.engine.slots import Slots
 from parallamr_mp.errors import EngineError, OutputError, ParallamrError
 from parallamr_mp.policy.job import Job
 from parallamr_mp.policy.retry import RetryPolicy
@@ -36,8 +36,6 @@ from parallamr_mp.policy.schedule import Schedule
 from parallamr_mp.policy.thresholds import StopReason
 from parallamr_mp.text import count
 
-MAX_FAILED_STARTS = 3
-"""Times in a row that a slot's process may die before it is up."""
 _PULSE = 0.1
 _IMPATIENT = 5.0
 """Seconds after which a wait for the output is told, or ended where requests were given up anyway."""
@@ -103,13 +101,8 @@ class Dispatcher:
         self._bus, self._signals, self._clock = bus, signals, clock
         self._drain_timeout, self._lease_timeout = drain_timeout, lease_timeout
         self._reactor = Reactor()
-        self._slots = [
-            Slot(number, threads, lambda number=number: make_seat(number), self)  # type: ignore[misc]
-            for number in range(slots)
-        ]
+        self._slots = Slots(slots, threads, make_seat, self, self._reactor, clock)
         self._settler = Settler(schedule, retry, results, bus)
-        self._suspects: deque[Job] = deque()
-        """Jobs that may have killed their workers; each waits for the reserved slot to be empty."""
         self._stop: _Stop | None = None
         self._abort = False
         self._given_up = 0
@@ -129,9 +122,7 @@ class Dispatcher:
             if self._signals is not None:
                 self._reactor.watch_descriptor(self._signals.fileno(), self._heed_signals)
             self._results.start(self._reactor)
-            for slot in self._slots:
-                slot.start()
-                self._reactor.watch(slot)
+            self._slots.start()
             self._loop()
             orderly = not self._abort
         finally:
@@ -156,7 +147,7 @@ class Dispatcher:
                 if not self._results.keeps:
                     raise self._results.problem
                 self._fail(self._results.problem)
-            self._restart_slots(now)
+            self._slots.restart(now)
             if self._stop is None and (reason := self._stop_when(now)) is not None:
                 self._stop_for(reason)
             if self._stop is None:
@@ -174,33 +165,10 @@ class Dispatcher:
     def _lease(self, now: float) -> None:
         self._settler.tell_stored()
         while not self._results.congested:
-            self._lease_suspect(now)
-            slot = max(self._slots, key=_free)
-            if slot.free == 0 or (job := self._next_job(now)) is None:
+            self._slots.lease_suspects(now)
+            if not self._slots.room or (job := self._next_job(now)) is None:
                 return
-            if job.deaths < MAX_DEATHS - 1:
-                self._give(slot, job, now)
-                continue
-            self._suspects.append(job)
-            if not any(slot.reserved for slot in self._slots):
-                min(self._slots, key=lambda slot: len(slot.held)).reserved = True
-
-    def _lease_suspect(self, now: float) -> None:
-        """Gives a job that was there at all deaths but the last allowed a worker of its own.
-
-        Whoever is in flight with a deadly job shares its deaths. Alone, only the
-        deadly one dies a third time; one that happened to be there gets through.
-        """
-        for slot in self._slots:
-            if slot.reserved and slot.ready and not slot.held:
-                slot.reserved = bool(self._suspects)
-                if self._suspects:
-                    self._give(slot, self._suspects.popleft(), now)
-
-    def _give(self, slot: Slot, job: Job, now: float) -> None:
-        slot.lease(job, now)
-        if self._bus.wants(events.AttemptStarted):
-            self._bus.publish(events.AttemptStarted(job.id, job.label, job.attempts, job.payload))
+            self._slots.place(job, now)
 
     def _next_job(self, now: float) -> Job | None:
         try:
@@ -223,40 +191,33 @@ class Dispatcher:
 
     # ── taking work back ─────────────────────────────────────────────────────
 
+    def leased(self, slot: Slot, job: Job) -> None:  # noqa: ARG002
+        """Called by the slots: a job is on its way."""
+        if self._bus.wants(events.AttemptStarted):
+            self._bus.publish(events.AttemptStarted(job.id, job.label, job.attempts, job.payload))
+
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
-        """Called by a slot: a lease has come back."""
+        """Called by the slots: a lease has come back."""
         self._settler.settle(slot, job, outcome, self._clock(), stopping=self._stop is not None)
 
     def slot_ready(self, slot: Slot) -> None:
         self._bus.publish(events.WorkerStarted(slot.number, slot.pid))
 
     def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
-        """Called by a slot: its process is gone, and these leases with it."""
+        """Called by the slots: a process is gone, and these leases with it."""
         for job in orphans:
-            self._settler.died(job, self._clock(), self._stop is not None, counts=not slot.stopping)
-        if slot.stopping:
-            self._given_up += len(orphans)
-            return
+            self._settler.died(job, self._clock(), self._stop is not None, counts=True)
         self._bus.publish(events.WorkerLost(slot.number, slot.pid, slot.exit_code, len(orphans), slot.report))
-        if slot.failed_starts >= MAX_FAILED_STARTS:
-            self._fail(
-                EngineError(
-                    f"worker {slot.number}: its process ended {slot.failed_starts} times before it was ready"
-                    f" (exit code {slot.exit_code})\n{slot.report}".rstrip()
-                )
-            )
-        if self._stop is None:
-            slot.restart_at = self._clock() + (0.25 * 2**slot.failed_starts if slot.failed_starts else 0.0)
 
-    def _restart_slots(self, now: float) -> None:
-        for slot in self._slots:
-            if slot.restart_at is not None and slot.restart_at <= now and self._stop is None:
-                try:
-                    slot.start()
-                except EngineError as error:
-                    self._fail(error)
-                    return
-                self._reactor.watch(slot)
+    def slot_given_up(self, slot: Slot, orphans: list[Job]) -> None:  # noqa: ARG002
+        """Called by the slots: a process has ended, as it was told to, with these leases."""
+        for job in orphans:
+            self._settler.died(job, self._clock(), self._stop is not None, counts=False)
+        self._given_up += len(orphans)
+
+    def cannot_start(self, error: EngineError) -> None:
+        """Called by the slots: the run cannot go on."""
+        self._fail(error)
 
     # ── time ─────────────────────────────────────────────────────────────────
 
@@ -280,9 +241,7 @@ class Dispatcher:
         gap = now - self._awake_by
         self._awake_by = now
         if gap > _CLOCK_JUMP:
-            for slot in self._slots:
-                for held in slot.held.values():
-                    held.since = min(held.since + gap, now)
+            self._slots.forgive(gap, now)
             if self._stop is not None:
                 # A signal that had waited for the process to go on has its full time already.
                 self._stop.deadline = min(self._stop.deadline + gap, now + self._drain_timeout)
@@ -296,19 +255,9 @@ class Dispatcher:
         self._give_up_expired(now)
         for news in self._schedule.news():
             self._bus.publish(events.EndpointChanged(news.endpoint, news.state, news.seconds, news.reason))
-        in_flight, oldest, limit = 0, None, self._schedule.limit(now)
-        for slot in self._slots:
-            in_flight += len(slot.held)
-            # Leases go out in time order and dicts keep it: the first is the oldest.
-            held = next(iter(slot.held.values()), None)
-            if held is None:
-                continue
-            if oldest is None or held.since < oldest.since:
-                oldest = held
-            overdue = self._lease_timeout is not None and now - held.since > self._lease_timeout
-            # A thread cannot be killed; to cut its channel would idle its neighbours.
-            if overdue and slot.pid is not None:
-                slot.kill()
+        if self._lease_timeout is not None:
+            self._slots.kill_overdue(now, self._lease_timeout)
+        in_flight, oldest, limit = self._slots.in_flight, self._slots.oldest, self._schedule.limit(now)
         self._bus.publish(
             events.Pulse(
                 in_flight,
@@ -316,18 +265,22 @@ class Dispatcher:
                 now - oldest.since if oldest is not None else 0.0,
                 oldest.job.id if oldest is not None else None,
                 oldest.job.label if oldest is not None else "",
-                None if limit is None else min(limit, sum(slot.threads for slot in self._slots)),
+                None if limit is None else min(limit, self._slots.threads),
                 self._schedule.hold(now) if not in_flight else "",
             )
         )
 
     # ── ending ───────────────────────────────────────────────────────────────
 
+    def _end_with(self, stop: _Stop) -> None:
+        self._stop = stop
+        self._slots.replaces = False
+
     def _fail(self, error: ParallamrError) -> None:
         """The run cannot go on, but what is in flight is being paid for: it may finish."""
         if self._stop is None:
-            self._stop = _Stop(self._clock() + self._drain_timeout, error=error)
-            if any(slot.held for slot in self._slots):
+            self._end_with(_Stop(self._clock() + self._drain_timeout, error=error))
+            if self._slots.in_flight:
                 reason = str(error).partition("\n")[0]
                 self._bus.publish(
                     events.Notice(
@@ -337,8 +290,8 @@ class Dispatcher:
 
     def _stop_for(self, reason: StopReason) -> None:
         """A limit that the user has set is reached."""
-        self._stop = _Stop(self._clock() + self._drain_timeout, reason=reason)
-        if in_flight := sum(len(slot.held) for slot in self._slots):
+        self._end_with(_Stop(self._clock() + self._drain_timeout, reason=reason))
+        if in_flight := self._slots.in_flight:
             requests = count(in_flight, "request")
             self._bus.publish(
                 events.Notice(
@@ -362,19 +315,18 @@ class Dispatcher:
                     continue
                 self._abort = True
                 return
-            self._stop = _Stop(self._clock() + self._drain_timeout, signum)
-            in_flight = sum(len(slot.held) for slot in self._slots)
-            self._bus.publish(events.Stopping(signum, in_flight, self._drain_timeout))
+            self._end_with(_Stop(self._clock() + self._drain_timeout, signum))
+            self._bus.publish(events.Stopping(signum, self._slots.in_flight, self._drain_timeout))
 
     def _is_over(self, now: float) -> bool:
         if self._abort:
             return True
-        if any(slot.held for slot in self._slots):
+        if self._slots.in_flight:
             if self._stop is not None and now >= self._stop.deadline:
                 self._abort = True
                 return True
             return False
-        nothing_left = self._feed.exhausted and self._schedule.parked == 0 and not self._suspects
+        nothing_left = self._feed.exhausted and self._schedule.parked == 0 and not self._slots.suspects
         if self._stop is None and self._schedule.broke and self._schedule.parked:
             self._stop_for(StopReason("budget", self._schedule.broke))
         return self._stop is not None or nothing_left
@@ -391,18 +343,15 @@ class Dispatcher:
         4. Everybody is waited for; who does not come is killed.
         """
         if not orderly:
-            for slot in self._slots:
-                slot.stop()
-                slot.kill()
+            self._slots.kill()
             self._read_dry()
             self._tell_of_given_up()
         self._settler.accept_fallbacks()
         self._results.finish()
         self._wait_for_results(patient=orderly)
-        for slot in self._slots:
-            slot.stop()
+        self._slots.stop()
         self._reactor.flush()
-        seats = [slot.seat for slot in self._slots if slot.seat is not None]
+        seats = self._slots.seats
         if self._results.seat is not None:
             seats.append(self._results.seat)
         for seat in seats:
@@ -417,7 +366,7 @@ class Dispatcher:
         self._reactor.close()
 
     def _tell_of_given_up(self) -> None:
-        number = self._given_up + sum(len(slot.held) for slot in self._slots)
+        number = self._given_up + self._slots.in_flight
         if number:
             requests = count(number, "request")
             self._bus.publish(
@@ -454,7 +403,3 @@ class Dispatcher:
         while self._clock() < deadline and any(slot.seat and slot.pid is not None for slot in self._slots):
             self._reactor.poll(0.1)
         self._reactor.poll(0)
-
-
-def _free(slot: Slot) -> int:
-    return slot.free

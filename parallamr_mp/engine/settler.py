@@ -16,13 +16,11 @@ from parallamr_mp import events
 from parallamr_mp.engine.messages import Outcome
 from parallamr_mp.engine.results import Results
 from parallamr_mp.engine.slot import Slot
+from parallamr_mp.engine.slots import MAX_DEATHS
 from parallamr_mp.models import Failure
 from parallamr_mp.policy.job import Job
 from parallamr_mp.policy.retry import RetryPolicy, counts_against
 from parallamr_mp.policy.schedule import Schedule
-
-MAX_DEATHS = 3
-"""Workers that may die on one job before it becomes an error."""
 
 
 @dataclass(frozen=True, slots=True)
