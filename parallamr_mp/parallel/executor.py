@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -19,18 +19,43 @@ from typing import Any, Protocol
 
 from parallamr_mp.parallel.task import NOTHING, Task, current
 
-Done = Callable[[Task, Any, BaseException | None], None]
-"""Told of the end of an attempt: its value, or its error. A `CancelledError` if it was cancelled."""
+
+class Attempts(Protocol):
+    """What an executor tells the group whose attempts it runs: on the group's loop, never inside `start`."""
+
+    def ended(
+        self, task: Task, value: Any, error: BaseException | None, seconds: float | None = None
+    ) -> None:
+        """An attempt has ended: its value, or its error; a `CancelledError` if it was cancelled.
+
+        `seconds` that it took, where that is not the time since its start.
+        """
+
+    def lost(self, task: Task, error: Exception) -> None:
+        """What ran the attempt is gone, maybe through no fault of the task's; it begins once more."""
+
+    def has_room(self) -> None:
+        """More attempts can begin than before."""
+
+    def broken(self, error: Exception) -> None:
+        """Nothing can be run any more."""
 
 
 class Executor(Protocol):
     """Runs attempts. Used by the group's event loop alone."""
 
-    def start(self, task: Task, done: Done) -> None:
-        """Begins an attempt. `done` is called once, later, on the group's loop."""
+    def open(self, attempts: Attempts, tasks: int) -> None:
+        """Makes ready for so many tasks, of one group. Called first, and once."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an attempt could begin now. The group has a limit of its own besides."""
+
+    def start(self, task: Task) -> None:
+        """Begins an attempt, for which there is room."""
 
     def cancel(self) -> None:
-        """Has all attempts that are in flight end soon; `done` is still called for each."""
+        """Has all attempts that are in flight end soon; the group is told of each all the same."""
 
     def discard(self, task: Task) -> None:
         """Lets go of what the task holds: it is over, or will never be tried (again)."""
@@ -42,7 +67,11 @@ class Executor(Protocol):
 class AsyncioExecutor:
     """Runs attempts as tasks of the running event loop."""
 
+    has_room = True
+    """As many as the group likes."""
+
     def __init__(self) -> None:
+        self._attempts: Attempts | None = None
         self._context = copy_context()
         """That of the group: what one attempt sets in its context, no other sees."""
         self._running: dict[asyncio.Task[Any], None] = {}
@@ -50,11 +79,14 @@ class AsyncioExecutor:
         self._given_up: set[asyncio.Future[Any]] = set()
         """Futures of others that nobody will await for their tasks."""
 
-    def start(self, task: Task, done: Done) -> None:
+    def open(self, attempts: Attempts, tasks: int) -> None:  # noqa: ARG002
+        self._attempts = attempts
+
+    def start(self, task: Task) -> None:
         loop = asyncio.get_running_loop()
         running = loop.create_task(_attempt(task), context=self._context.copy())
         self._running[running] = None
-        running.add_done_callback(partial(self._ended, task, done))
+        running.add_done_callback(partial(self._ended, task))
 
     def cancel(self) -> None:
         for running in self._running:
@@ -80,16 +112,17 @@ class AsyncioExecutor:
                 future.exception()  # seen: nobody else will
         self._given_up.clear()
 
-    def _ended(self, task: Task, done: Done, running: asyncio.Task[Any]) -> None:
+    def _ended(self, task: Task, running: asyncio.Task[Any]) -> None:
         del self._running[running]
+        assert self._attempts is not None
         if running.cancelled():
-            done(task, None, asyncio.CancelledError("cancelled"))
+            self._attempts.ended(task, None, asyncio.CancelledError("cancelled"))
         elif (error := running.exception()) is not None:
-            done(task, None, error)
+            self._attempts.ended(task, None, error)
         elif type(value := running.result()) is _Fatal:
-            done(task, None, value.error)
+            self._attempts.ended(task, None, value.error)
         else:
-            done(task, value, None)
+            self._attempts.ended(task, value, None)
 
 
 class _Fatal:

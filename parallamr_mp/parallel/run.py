@@ -91,6 +91,7 @@ class GroupRun:
         group.total, group.status = len(self._tasks), GroupStatus.RUNNING
         group.started_at, self._started = self._clock.wall(), self._clock.now()
         self._recorder.group(group)
+        self._executor.open(self, len(self._tasks) - len(self._replay))
         if self._options.timeout is not None:
             self._deadline = self._clock.call_later(self._options.timeout, self._time_is_over)
         self._fill()
@@ -134,7 +135,9 @@ class GroupRun:
 
     def _fill(self) -> None:
         at_once = 0
-        while self._ending is None and self._in_flight < self._options.max_workers:
+        while (
+            self._ending is None and self._in_flight < self._options.max_workers and self._executor.has_room
+        ):
             if (task := self._next()) is None:
                 break
             if not self._begin(task):
@@ -175,13 +178,16 @@ class GroupRun:
             self._recorder.started(task)
         task.began = now
         self._in_flight += 1
-        self._executor.start(task, self._attempt_ended)
+        self._executor.start(task)
         return True
 
-    def _attempt_ended(self, task: Task, value: Any, error: BaseException | None) -> None:
+    def ended(
+        self, task: Task, value: Any, error: BaseException | None, seconds: float | None = None
+    ) -> None:
+        """Called by the executor: an attempt has ended."""
         self._in_flight -= 1
         now = self._clock.now()
-        task.seconds += now - task.began
+        task.seconds += now - task.began if seconds is None else seconds
         if error is None:
             if self._breaker is not None:
                 self._breaker.succeeded(now, task.began, task.probe)
@@ -207,6 +213,22 @@ class GroupRun:
                 self._failed(task, error, now)
                 self.end(GroupStatus.CANCELLED, error)
         self._fill()
+
+    def lost(self, task: Task, error: Exception) -> None:
+        """Called by the executor: the attempt begins once more. No retry is used up."""
+        now = self._clock.now()
+        task.seconds += now - task.began
+        task.began = now
+        self._recorder.retrying(task, 0.0, error)
+        task.attempts += 1
+
+    def has_room(self) -> None:
+        """Called by the executor: more can begin."""
+        self._fill()
+
+    def broken(self, error: Exception) -> None:
+        """Called by the executor: nothing can be run any more."""
+        self.end(GroupStatus.FAILED, error)
 
     def _failed(self, task: Task, error: BaseException, now: float, retry_after: float = 0.0) -> None:
         task.strikes += 1
