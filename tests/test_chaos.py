@@ -135,6 +135,7 @@ def test_idle_workers_and_the_writer_go_with_their_parent(arena):
     moment.run.process.kill()
     moment.run.process.wait()
     until(lambda: not arena.processes(), "nobody is left", GONE_S)
+    arena.let_go()
     arena.resume()
     arena.check_all()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -128,19 +127,19 @@ def _noting(arena: Arena) -> Moment:
 
 
 def _retry_wait(arena: Arena) -> Moment:
-    """The server has asked to come back in two seconds; all rows but the first wait, nothing is in flight."""
-    turned_away = threading.Event()
+    """The server has asked to come back in two seconds; all rows but the first wait, nothing is in flight.
+
+    Until all is let go it goes on to do so: what comes after the blow costs nothing, however late that is.
+    """
 
     def busy(request: Recorded) -> Behaviour | None:
-        late = turned_away.is_set() or int(request.experiment) <= ANSWERED
-        return None if late else rate_limited(2, 503)
+        return None if int(request.experiment) <= ANSWERED else rate_limited(2, 503)
 
     arena.server.behave(busy)
     run = arena.start()
     run.wait_for("attempt 1 failed", 1)
     arena.server.wait_until(lambda: not arena.server.in_flight)
     arena.wait_for_rows(ANSWERED)  # an answer that has left may still be on its way to its worker
-    turned_away.set()
     return Moment(run)
 
 
