@@ -8,7 +8,7 @@
 Every pipe has exactly one writing and one reading process, so nobody can die
 holding something that others wait for. The carriers are the `Connection`
 objects of `multiprocessing.Pipe`, because those travel to a spawned process;
-on top of them both ends speak frames: a 4-byte length, then a pickle.
+on top of them both ends speak frames: a length, then a pickle.
 
 The parent never blocks on a pipe: a stopped or slow child costs it a buffer,
 not its loop. A child blocks as it pleases. `Sender.send` returns only when the
@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-_LENGTH = struct.Struct("!I")
+_LENGTH = struct.Struct("!Q")
 _CHUNK = 1 << 18
 
 
-def _encode(message: Any) -> bytes:
+def _encode(message: Any) -> tuple[bytes, bytes]:
+    """The two parts of a frame: to put them together would copy what may be hundreds of megabytes."""
     body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(body)) + body
+    return _LENGTH.pack(len(body)), body
 
 
 class _Frames:
@@ -78,11 +79,14 @@ class Sender:
 
     def send(self, message: Any) -> None:
         """Puts the whole message into the pipe. Raises OSError when the reader is gone."""
-        data = memoryview(_encode(message))
+        length, body = _encode(message)
+        small = len(body) < _CHUNK
         with self._lock:
             fd = self._connection.fileno()
-            while data:
-                data = data[os.write(fd, data) :]
+            for part in (length + body,) if small else (length, body):
+                data = memoryview(part)
+                while data:
+                    data = data[os.write(fd, data) :]
 
     def close(self) -> None:
         self._connection.close()
@@ -168,7 +172,8 @@ class Outbox:
         return self._connection.fileno()
 
     def post(self, message: Any) -> None:
-        self._buffer += _encode(message)
+        for part in _encode(message):
+            self._buffer += part
 
     @property
     def pending(self) -> int:

@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from parallamr_mp import events
 from parallamr_mp.engine.feed import Feed
@@ -191,10 +192,13 @@ class Dispatcher:
 
     # ── taking work back ─────────────────────────────────────────────────────
 
-    def leased(self, slot: Slot, job: Job) -> None:  # noqa: ARG002
-        """Called by the slots: a job is on its way."""
+    def leasing(self, slot: Slot, job: Job) -> None:  # noqa: ARG002
+        """Called by the slots: a job is about to leave."""
         if self._bus.wants(events.AttemptStarted):
-            self._bus.publish(events.AttemptStarted(job.id, job.label, job.attempts, job.payload))
+            self._bus.publish(events.AttemptStarted(job.id, job.label, job.attempts + 1, job.payload))
+
+    def said(self, slot: Slot, what: Any) -> None:
+        """Called by the slots: workers of a sweep tell nothing besides their outcomes."""
 
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """Called by the slots: a lease has come back."""

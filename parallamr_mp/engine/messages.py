@@ -1,7 +1,7 @@
 """Every message between the parent and its workers and writer, as typed classes.
 
     parent → worker   Lease*, Stop
-    worker → parent   Ready, Outcome*, Crashed
+    worker → parent   Ready, Said*, Outcome*, Crashed
     parent → writer   OpenOutput*, Append*, CloseOutputs
     writer → parent   Ready, Ack*, WriteFailed, OutputsClosed, Crashed
 
@@ -52,6 +52,13 @@ class Outcome:
     failure: Failure | None = None
     seconds: float = 0.0
     """Wall time inside the handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a worker tells besides its outcomes; opaque to the engine, as values are."""
+
+    what: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,10 @@ class Reactor:
                 self._writing.remove(seat)
                 self._selector.unregister(seat.outbox)
 
+    def fileno(self) -> int:
+        """A descriptor that can be read when `poll` has something to do: for those with another loop."""
+        return self._selector.fileno()
+
     def flush(self) -> None:
         """Hands what was posted to the pipes; what does not fit goes on in `poll`."""
         for seat in self._peers:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Stop
+from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Said, Stop
 from parallamr_mp.engine.seat import Seat
 from parallamr_mp.policy.job import Job
 
@@ -29,10 +29,14 @@ class Held:
 
 
 class SlotOwner(Protocol):
-    """Whom a slot reports to: the dispatcher."""
+    """Whom a slot reports to: the slots of a run."""
 
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """A lease has come back."""
+        ...
+
+    def said(self, slot: Slot, what: Any) -> None:
+        """The worker tells something besides."""
         ...
 
     def slot_ready(self, slot: Slot) -> None:
@@ -108,6 +112,8 @@ class Slot:
                 self.ready = True
                 self.failed_starts = 0
                 self._owner.slot_ready(self)
+            case Said():
+                self._owner.said(self, message.what)
             case Crashed():
                 self.report = message.report
 

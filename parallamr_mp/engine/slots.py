@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from parallamr_mp.engine.messages import Outcome
 from parallamr_mp.engine.reactor import Reactor
@@ -30,12 +30,16 @@ MAX_FAILED_STARTS = 3
 class SlotsOwner(Protocol):
     """Whom the slots report to, in its own thread."""
 
-    def leased(self, slot: Slot, job: Job) -> None:
-        """The job is on its way to a worker."""
+    def leasing(self, slot: Slot, job: Job) -> None:
+        """The job is about to go to this worker; its payload can still be made fit for it."""
         ...
 
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """A lease has come back."""
+        ...
+
+    def said(self, slot: Slot, what: Any) -> None:
+        """A worker tells something besides."""
         ...
 
     def slot_ready(self, slot: Slot) -> None:
@@ -122,13 +126,16 @@ class Slots:
         return dropped
 
     def _lease(self, slot: Slot, job: Job, now: float) -> None:
+        self._owner.leasing(slot, job)
         slot.lease(job, now)
-        self._owner.leased(slot, job)
 
     # ── what slots report ────────────────────────────────────────────────────
 
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         self._owner.settle(slot, job, outcome)
+
+    def said(self, slot: Slot, what: Any) -> None:
+        self._owner.said(slot, what)
 
     def slot_ready(self, slot: Slot) -> None:
         self._owner.slot_ready(slot)

@@ -43,6 +43,10 @@ def running(*targets):
         assert not thread.is_alive()
 
 
+def frame_of(message):
+    return b"".join(_encode(message))
+
+
 def pump(outbox):
     """Flushes until the pipe has taken everything, waiting for room as the reactor does."""
     outbox.flush()
@@ -66,7 +70,7 @@ def read_until(inbox, count):
 
 @given(messages, st.lists(st.integers(0, 4000)))
 def test_messages_survive_any_cutting_of_the_stream(sent, cuts):
-    stream = b"".join(map(_encode, sent))
+    stream = b"".join(map(frame_of, sent))
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     frames = _Frames()
     got = []
@@ -79,13 +83,13 @@ def test_messages_survive_any_cutting_of_the_stream(sent, cuts):
 @given(messages)
 def test_messages_survive_byte_by_byte(sent):
     frames = _Frames()
-    got = [message for byte in b"".join(map(_encode, sent)) for message in frames.feed(bytes([byte]))]
+    got = [message for byte in b"".join(map(frame_of, sent)) for message in frames.feed(bytes([byte]))]
     assert got == sent
 
 
 @given(messages, st.data())
 def test_a_stream_that_stops_anywhere_gives_its_complete_messages(sent, data):
-    encoded = [_encode(message) for message in sent]
+    encoded = [frame_of(message) for message in sent]
     stream = b"".join(encoded)
     length = data.draw(st.integers(0, len(stream)))
     complete, end = 0, 0
@@ -130,7 +134,7 @@ def test_receive_returns_nothing_when_its_time_is_over(ends):
 
 def test_a_message_that_comes_in_two_halves_outlasts_a_time_out(ends):
     reads, writes = ends
-    receiver, frame = Receiver(reads), _encode("whole")
+    receiver, frame = Receiver(reads), frame_of("whole")
     os.write(writes.fileno(), frame[:7])
     assert receiver.receive(0.02) == []
     os.write(writes.fileno(), frame[7:])
@@ -245,7 +249,7 @@ def test_an_inbox_is_read_dry_behind_a_dead_sender_and_drops_a_torn_message(ends
     inbox, sender = Inbox(reads), Sender(writes)
     for number in range(1000):
         sender.send(number)
-    os.write(writes.fileno(), _encode("never finished")[:-1])
+    os.write(writes.fileno(), frame_of("never finished")[:-1])
     sender.close()
     assert inbox.drain() == list(range(1000))
     assert inbox.read() == ([], True)
