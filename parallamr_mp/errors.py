@@ -12,14 +12,18 @@ ParallamrError
 │   └── WriterClosed         a row was given to a writer that had been closed
 ├── EngineError              worker processes cannot be started or kept alive      exit code 1
 ├── CircuitOpen              a group's circuit breaker did not let a task start
+├── WorkerDied               a group's task took its worker process with it, time and again
+├── NotPicklable             a group's task or its result cannot cross to or from a worker process
 └── ProviderError            one request failed; becomes a retry or an `error` row
 
-Exceptions never cross a process as objects: a worker turns a `ProviderError`
-into a `models.Failure`, which is data. Errors of `requests` and `urllib3` are
+In a sweep, exceptions never cross a process as objects: a worker turns a
+`ProviderError` into a `models.Failure`, which is data. Errors of `requests` and `urllib3` are
 mapped to `ProviderError` in `providers/http.py` and nowhere else.
 """
 
 from __future__ import annotations
+
+import pickle
 
 from parallamr_mp.models import Allowance
 
@@ -102,6 +106,14 @@ class CircuitOpen(ParallamrError):  # noqa: N818  - as BadInput
 
     def __init__(self, message: str = "Circuit breaker open") -> None:
         super().__init__(message)
+
+
+class WorkerDied(ParallamrError):  # noqa: N818  - as BadInput
+    """A task of a parallel group was running each time when its worker process died."""
+
+
+class NotPicklable(ParallamrError, pickle.PicklingError):  # noqa: N818  - as BadInput
+    """A task of a parallel group, or what it returned, cannot cross from one process to another."""
 
 
 class ProviderError(ParallamrError):

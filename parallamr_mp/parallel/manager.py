@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from types import CoroutineType, TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self, TypeVar, cast
 
 from parallamr_mp.events import EventBus
 from parallamr_mp.parallel.clock import Clock
 from parallamr_mp.parallel.enums import GroupStatus
 from parallamr_mp.parallel.executor import AsyncioExecutor, Executor
 from parallamr_mp.parallel.options import GroupOptions
+from parallamr_mp.parallel.plain import PlainGroup
+from parallamr_mp.parallel.portal import Portal
 from parallamr_mp.parallel.record import Recorder
 from parallamr_mp.parallel.result import ExecutionResult
 from parallamr_mp.parallel.run import GroupRun
 from parallamr_mp.parallel.saving import Replay
 from parallamr_mp.parallel.task import NOTHING, Call, Group, Task
+from parallamr_mp.parallel.workers import WorkerExecutor
 from parallamr_mp.policy.breaker import CircuitBreaker
 from parallamr_mp.policy.retry import RetryPolicy
+
+T = TypeVar("T")
 
 
 class ParallelExecutionManager:
@@ -54,6 +59,7 @@ class ParallelExecutionManager:
         bus: EventBus,
         clock: Clock,
         uniform: Callable[[float, float], float],
+        portal: Portal,
     ) -> None:
         self._group, self._options = group, options
         self._recorder, self._replay, self._notify, self._bus = recorder, replay, notify, bus
@@ -62,7 +68,12 @@ class ParallelExecutionManager:
         self._names: set[str] = set()
         self._entered = False
         self._run: GroupRun | None = None
-        self._executor: Executor = AsyncioExecutor()
+        self._executor: Executor = (
+            AsyncioExecutor() if options.procs is None else WorkerExecutor(options.procs, options.threads)
+        )
+        self._portal = portal
+        self._plain = False
+        """In a plain `with`: what waits, waits in the caller's thread."""
         self._told = False
         """What ended the group early has been raised."""
 
@@ -104,27 +115,51 @@ class ParallelExecutionManager:
                 call.close()  # refused, which is told: not "never awaited"
             raise
 
-    async def gather(self) -> list[ExecutionResult]:
-        """Runs all tasks; their results, in the order of `add`.
+    def gather(self) -> Coroutine[Any, Any, list[ExecutionResult]]:
+        """Runs all tasks; their results, in the order of `add`. To be awaited in an `async with` only.
 
         Raises the first error (`FAIL_FAST`), or a `TimeoutError` after the
         group's time. Again: the same.
         """
-        await self._wait(self._begin())
-        self._raise_what_ended_it()
-        return self.results
+        return self._waited(self._gather, lambda: self.results)
 
-    async def gather_dict(self) -> dict[str, ExecutionResult]:
+    def gather_dict(self) -> Coroutine[Any, Any, dict[str, ExecutionResult]]:
         """As `gather`, by name; tasks without one are called `task_<index>`."""
-        return {result.name: result for result in await self.gather()}
+        return self._waited(self._gather_dict, self._by_name)
 
     def stream(self) -> AsyncGenerator[ExecutionResult]:
         """Runs all tasks and yields their results as they come; raises what `gather` does, after them.
 
-        Leaving the loop early leaves the tasks running until they are gathered
-        or the block ends. Again, it begins with the first result once more.
+        For an `async for` in an `async with`, for a `for` in a `with`. Leaving
+        the loop early leaves the tasks running until they are gathered or the
+        block ends. Again, it begins with the first result once more.
         """
-        return self._stream(self._begin())
+        return cast("Any", self._plain_stream()) if self._plain else self._stream(self._begin())
+
+    async def _gather(self) -> list[ExecutionResult]:
+        await self._wait(self._begin())
+        self._raise_what_ended_it()
+        return self.results
+
+    async def _gather_dict(self) -> dict[str, ExecutionResult]:
+        await self._gather()
+        return self._by_name()
+
+    def _by_name(self) -> dict[str, ExecutionResult]:
+        return {result.name: result for result in self.results}
+
+    def _waited(
+        self, wait: Callable[[], Coroutine[Any, Any, T]], done: Callable[[], T]
+    ) -> Coroutine[Any, Any, T]:
+        """A coroutine for the caller to await; in a plain `with`, what it comes to."""
+        if not self._plain:
+            return wait()
+        if self._run is None or not self._run.over.done():
+            value = self._portal.call(wait)
+        else:
+            self._raise_what_ended_it()  # maybe after the block, when there is nobody left to wait for
+            value = done()
+        return cast("Coroutine[Any, Any, T]", value)  # see `PlainGroup`
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -156,11 +191,28 @@ class ParallelExecutionManager:
         else:
             await self._wait(self._run)
 
-    def __enter__(self) -> NoReturn:
-        raise TypeError("use `async with state.parallel(…)`: this group runs on an event loop")
+    def __enter__(self) -> PlainGroup:
+        if self._options.procs is None:
+            raise TypeError(
+                "this group runs on an event loop: use `async with`;"
+                " or give procs= or threads= for plain functions in a plain `with`"
+            )
+        if self._entered:
+            raise RuntimeError(f"group {self.name!r} is used for a second block; open a new one")
+        self._portal.enter()
+        self._entered = self._plain = True
+        return cast("PlainGroup", self)
 
-    def __exit__(self, *error: object) -> None:
-        """Never called: there is no `with` without `async` yet."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._portal.call(lambda: self.__aexit__(kind, error, traceback))
+        finally:
+            self._portal.leave()
 
     def __repr__(self) -> str:
         return f"<group {self.address!r}: {self.status}, {len(self._tasks)} tasks>"
@@ -174,6 +226,11 @@ class ParallelExecutionManager:
         if awaitable:
             if args or kwargs:
                 raise TypeError("an awaitable takes no arguments; give the function itself: add(f, x)")
+            if self._options.procs is not None:
+                raise TypeError(
+                    "an awaitable belongs to an event loop, and this group runs its tasks in workers; "
+                    "give the function itself: add(f, x), not add(f(x))"
+                )
             if self._options.max_retries:
                 raise TypeError(
                     "an awaitable can be awaited once, and this group retries; "
@@ -237,6 +294,22 @@ class ParallelExecutionManager:
             await self._wait(run, seen)
         await self._close()
         self._raise_what_ended_it()
+
+    def _plain_stream(self) -> Generator[ExecutionResult]:
+        seen = 0
+        while self._run is None or not self._run.over.done():
+            self._portal.call(lambda seen=seen: self._wait_for_more(seen))  # type: ignore[misc]
+            assert self._run is not None
+            while seen < len(self._run.finished):  # it only grows, and by one thread
+                yield self._run.finished[seen]
+                seen += 1
+        while seen < len(self._run.finished):
+            yield self._run.finished[seen]
+            seen += 1
+        self._raise_what_ended_it()
+
+    async def _wait_for_more(self, seen: int) -> None:
+        await self._wait(self._begin(), seen)
 
     async def _wait(self, run: GroupRun, seen: int | None = None) -> None:
         """For the end of the group, or for more than `seen` results. Cancelled: for the end all the same."""

@@ -20,11 +20,18 @@ class GroupOptions:
     retry_on: tuple[type[BaseException], ...]
     circuit_breaker_threshold: int | None
     circuit_breaker_timeout: float
+    procs: int | None
+    """Worker processes; 0: threads of this one; None: tasks run on the event loop."""
+    threads: int
+    """Of each process."""
 
 
 def check(options: GroupOptions) -> None:
     """Raises a `TypeError` or `ValueError` that names the option and what is expected of it."""
     _whole("max_workers", options.max_workers, 1)
+    if options.procs is not None:
+        _whole("procs", options.procs, 0)
+        _whole("threads", options.threads, 1)
     _whole("max_retries", options.max_retries, 0)
     if options.circuit_breaker_threshold is not None:
         _whole("circuit_breaker_threshold", options.circuit_breaker_threshold, 1)

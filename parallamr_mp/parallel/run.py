@@ -23,7 +23,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from parallamr_mp.errors import CircuitOpen, ProviderError
+from parallamr_mp.errors import CircuitOpen, NotPicklable, ProviderError, WorkerDied
 from parallamr_mp.models import Failure
 from parallamr_mp.parallel.clock import Clock, Timer
 from parallamr_mp.parallel.enums import ErrorStrategy, ExecutionStatus, GroupStatus
@@ -330,6 +330,8 @@ def failure_of(
     """An error as the policies see it; those of providers know best whether to be tried again, and when."""
     retryable = isinstance(error, retry_on)
     wait = retry_after if math.isfinite(retry_after) else 0.0  # the breaker's probe is out: who knows
+    if isinstance(error, NotPicklable | WorkerDied):
+        retryable = False  # the same again, or has been tried often enough
     if isinstance(error, ProviderError):
         retryable = retryable and error.retryable
         wait = max(wait, error.retry_after or 0.0)

@@ -7,9 +7,12 @@ import json
 import logging
 import os
 import random
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NoReturn
 
 from parallamr_mp.events import EventBus, Notice
 from parallamr_mp.parallel import saving
@@ -17,6 +20,7 @@ from parallamr_mp.parallel.clock import Clock, LoopClock
 from parallamr_mp.parallel.enums import ErrorStrategy
 from parallamr_mp.parallel.manager import ParallelExecutionManager
 from parallamr_mp.parallel.options import GroupOptions, check
+from parallamr_mp.parallel.portal import Portal
 from parallamr_mp.parallel.record import History, Recorder
 from parallamr_mp.parallel.task import Group, current, quoted
 
@@ -63,8 +67,14 @@ class ExecutionState:
         """What was loaded."""
         self._clock: Clock = LoopClock() if clock is None else clock
         self._uniform = uniform
+        self._portal = Portal()
+        # Tasks in threads may open groups of their own at the same time.
+        self._lock = threading.Lock()
         self._groups: Counter[str] = Counter()
         """How many groups have been opened so far, by their address without its number."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an ExecutionState stays in its process; a task may make one of its own")
 
     @property
     def id(self) -> str:
@@ -85,7 +95,18 @@ class ExecutionState:
         procs: int | None = None,
         threads: int | None = None,
     ) -> ParallelExecutionManager:
-        """A group for an `async with`: at most `max_workers` of its tasks run at once.
+        """A group for an `async with`: at most `max_workers` of its tasks run at once, on the event loop.
+
+        With `procs` or `threads`, its tasks are plain functions that run in
+        `procs` worker processes of `threads` threads each (1 if not given);
+        that is the limit then, in place of `max_workers`. `procs=0`, or
+        `threads` alone, means threads of this process. Such a group is for a
+        plain `with`, or an `async with`. Functions and arguments cross to
+        worker processes by cloudpickle, so they may be of a notebook or script;
+        what tasks print is printed here, in whole lines. A task that kills its
+        process is tried again, twice at most, as are others that were running
+        there. A process does not outlive the group, however that ends; threads
+        cannot be killed, and are waited for.
 
         `error_strategy`: whether the first error ends the group. `timeout`:
         seconds for the whole group, from the first task's start on.
@@ -104,11 +125,9 @@ class ExecutionState:
         task that waits for it keeps its place in the outer group, so both
         limits hold, and they cannot block each other.
         """
-        if procs is not None or threads is not None:
-            raise NotImplementedError(
-                "groups over processes and threads (procs=, threads=) are not there yet; "
-                "leave them out and use `async with state.parallel(max_workers=…)`"
-            )
+        if procs is None and threads is not None:
+            procs = 0
+        threads = 1 if threads is None else threads
         options = GroupOptions(
             max_workers=max_workers,
             error_strategy=ErrorStrategy(error_strategy),
@@ -118,10 +137,14 @@ class ExecutionState:
             retry_on=(retry_on,) if isinstance(retry_on, type) else tuple(retry_on),
             circuit_breaker_threshold=circuit_breaker_threshold,
             circuit_breaker_timeout=circuit_breaker_timeout,
+            procs=procs,
+            threads=threads,
         )
         check(options)
+        if procs is not None:
+            options = replace(options, max_workers=max(1, procs) * threads)
         return ParallelExecutionManager(
-            self._new_group(name or "group", max_workers),
+            self._new_group(name or "group", options.max_workers),
             options,
             recorder=Recorder(self.history, self.event_bus, self._clock),
             replay=lambda tasks: saving.replay_of(tasks, self._file),
@@ -129,6 +152,7 @@ class ExecutionState:
             bus=self.event_bus,
             clock=self._clock,
             uniform=self._uniform,
+            portal=self._portal,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -168,8 +192,9 @@ class ExecutionState:
         parent = current.get()
         inside = parent is not None and parent.group.state is self
         address = f"{parent.address}/{quoted(name)}" if inside and parent is not None else quoted(name)
-        self._groups[address] += 1
-        address = f"{address}#{self._groups[address]}"
+        with self._lock:
+            self._groups[address] += 1
+            address = f"{address}#{self._groups[address]}"
         digest = hashlib.sha256(json.dumps([self.id, address]).encode())
         return Group(digest.hexdigest()[:16], address, name, max_workers, self)
 

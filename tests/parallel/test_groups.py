@@ -309,8 +309,9 @@ def test_what_cannot_be_run_is_refused_at_add():
         ({"circuit_breaker_threshold": 0}, ValueError, "circuit_breaker_threshold"),
         ({"circuit_breaker_timeout": float("inf")}, ValueError, "circuit_breaker_timeout"),
         ({"error_strategy": "fail_often"}, ValueError, "fail_often"),
-        ({"procs": 2}, NotImplementedError, "async with"),
-        ({"threads": 2}, NotImplementedError, "not there yet"),
+        ({"procs": -1}, ValueError, "procs must be at least 0"),
+        ({"procs": 2, "threads": 0}, ValueError, "threads must be at least 1"),
+        ({"threads": "2"}, TypeError, "threads must be a whole number"),
     ],
 )
 def test_an_unusable_option_is_refused_by_its_name(options, error, said):

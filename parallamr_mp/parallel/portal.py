@@ -1,0 +1,111 @@
+"""An event loop in a thread of its own, for groups of programs that have none: those of a plain `with`.
+
+    the caller's thread ──call(coroutine)──► the portal's loop: group, executor, events
+                        ◄──── its result ────
+
+So the same group serves both kinds of programs; workers get their next task
+while the caller is busy with the last result; and Ctrl-C, which only ever
+strikes the main thread, finds it waiting and nothing half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Portal:
+    """One for all plain groups of a state: their events are published by one thread. Used from any thread."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        """Starts the loop for its first user."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._loop = asyncio.new_event_loop()
+                # A daemon: a program can end that has left a group open, or waits for a thread in vain.
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), name="parallel groups", daemon=True
+                )
+                self._thread.start()
+
+    def leave(self) -> None:
+        """Ends the loop with its last user."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._loop is not None and self._thread is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop = self._thread = None
+
+    def call(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs the coroutine that `begin` makes on the loop; returns or raises what it does.
+
+        Interrupted (Ctrl-C, say), it cancels the coroutine, and waits for its
+        end, before it raises that. A second interruption does not wait.
+        """
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            raise RuntimeError("this group has been left: there is nothing to wait for")
+        if thread is threading.current_thread():
+            raise RuntimeError(
+                "an event handler cannot wait for a group of a plain `with`:"
+                " the group and its events need the thread that it runs in"
+            )
+        done: Future[T] = Future()
+        running: list[asyncio.Task[T]] = []
+
+        def start() -> None:
+            task = loop.create_task(begin())
+            running.append(task)
+            task.add_done_callback(lambda task: _pass_on(task, done))
+
+        loop.call_soon_threadsafe(start)
+        try:
+            return done.result()
+        except BaseException:
+            if not done.done():
+                loop.call_soon_threadsafe(_cancel, running)
+                with contextlib.suppress(Exception, asyncio.CancelledError):
+                    done.result()
+            raise
+
+
+def _cancel(running: list[asyncio.Task[Any]]) -> None:
+    for task in running:
+        task.cancel()
+
+
+def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:
+    if task.cancelled():
+        done.set_exception(asyncio.CancelledError())
+    elif (error := task.exception()) is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(task.result())
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

@@ -1,0 +1,253 @@
+"""What runs a group's tasks in a worker: in a process of its own, or in threads of the caller's.
+
+    Lease(Call) ──► Caller ──► function(*args, **kwargs) ──► Outcome(Reply)
+                      │ print
+                      └──► TaskStream ──whole lines──► Said(Printed) ──► the parent's own streams
+
+A function crosses once to a process and is kept there under a number: one of a
+notebook carries the globals that it uses along, which may be large. Exceptions
+cross as pickles inside the value, with their traceback as text: `unwrap` is to
+raise the error itself, which the engine's `Failure` could not.
+
+A worker process imports this module: nothing here may bring Pydantic or asyncio.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TextIO
+
+import cloudpickle
+
+from parallamr_mp.engine.channels import Receiver, Sender
+from parallamr_mp.engine.messages import Said
+from parallamr_mp.engine.worker import worker_main
+from parallamr_mp.errors import NotPicklable
+from parallamr_mp.models import Unsaved
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A task on its way to a worker process."""
+
+    function: int
+    """Its number in this group; 0: of no other call."""
+    pickled: bytes | None
+    """The function; None: this process has it by its number."""
+    arguments: bytes
+    """`(args, kwargs)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a call: its value or its error, pickled."""
+
+    ok: bool
+    pickled: bytes | None
+    """None: it cannot be pickled."""
+    text: str = ""
+    """What the error says; of a value that cannot be pickled, why."""
+    trace: str = ""
+    """The error's traceback."""
+
+
+class Printed(NamedTuple):
+    """Text that a task has written."""
+
+    stream: str
+    """`stdout` or `stderr`."""
+    text: str
+
+
+def processes_main(receiver: Receiver, sender: Sender, threads: int) -> None:
+    """The actor of a group's worker process: threads that call what is sent. See `worker_main`."""
+
+    def say(printed: Printed) -> None:
+        sender.send(Said(printed))
+
+    sys.stdout = TaskStream("stdout", sys.stdout, say)
+    sys.stderr = TaskStream("stderr", sys.stderr, say)
+    worker_main(receiver, sender, threads, Caller, ())
+
+
+class Caller:
+    """Calls functions that were sent; used by all threads of a worker process."""
+
+    def __init__(self) -> None:
+        self._functions: dict[int, Future[Callable[..., Any]]] = {}
+        # Who is sent a number alone may come before the thread that got the function has unpacked it.
+        self._lock = threading.Lock()
+
+    def __call__(self, payload: Call, attempt: int, route: str) -> Reply:  # noqa: ARG002
+        try:
+            function = self._function_of(payload)
+            args, kwargs = pickle.loads(payload.arguments)
+        except BaseException as error:
+            return _failed(NotPicklable(f"cannot be rebuilt in its worker process: {_said(error)}"), error)
+        try:
+            value = called(function, args, kwargs)
+        except BaseException as error:  # also SystemExit: a task ends itself, and nothing else
+            return _failed(error, error)
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, TaskStream):
+                    stream.flush()
+        try:
+            return Reply(True, _dumps(value))
+        except BaseException as error:
+            return Reply(True, None, f"{type(value).__qualname__}: {_said(error)}")
+
+    def rescue(self, unsaved: Sequence[Unsaved]) -> None:
+        """Results of groups have no file to be saved in."""
+
+    def close(self) -> None:
+        """Lets go of the functions."""
+        self._functions.clear()
+
+    def _function_of(self, call: Call) -> Callable[..., Any]:
+        if not call.function:
+            return _loaded(call)
+        with self._lock:
+            future = self._functions.setdefault(call.function, Future())
+        if call.pickled is not None:
+            try:
+                future.set_result(_loaded(call))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
+class LocalCaller:
+    """Calls functions in threads of the process that added them: nothing is copied or pickled.
+
+    The payload is the id of an entry of `calls`; what comes of it is put into `outcomes`.
+    """
+
+    def __init__(
+        self,
+        calls: Mapping[int, Callable[[], Any]],
+        outcomes: MutableMapping[int, tuple[Any, BaseException | None]],
+    ) -> None:
+        self._calls, self._outcomes = calls, outcomes
+
+    def __call__(self, payload: int, attempt: int, route: str) -> None:  # noqa: ARG002
+        try:
+            self._outcomes[payload] = self._calls[payload](), None
+        except BaseException as error:
+            self._outcomes[payload] = None, error
+
+    def rescue(self, unsaved: Sequence[Unsaved]) -> None:
+        """Never asked: who would save what dies with those who want it."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class TaskStream(io.TextIOBase):
+    """In place of a worker's standard stream: what a task prints goes to the parent, line by line.
+
+    Several processes that write to one terminal would tear each other's lines
+    and any bar; and where a notebook is the terminal, only the parent's stream
+    leads there. Each thread has a line of its own, which `flush` sends as it is.
+    """
+
+    def __init__(self, name: str, real: TextIO | None, say: Callable[[Printed], None]) -> None:
+        super().__init__()
+        self._stream, self._real, self._say = name, real, say
+        self._begun = threading.local()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    @property
+    def buffer(self) -> Any:
+        """That of the real stream: bytes go their own way."""
+        return self._real.buffer if self._real is not None else None
+
+    def fileno(self) -> int:
+        """That of the real stream: programs that a task starts write to it."""
+        if self._real is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._real.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        begun = getattr(self._begun, "text", "") + text
+        whole, newline, rest = begun.rpartition("\n")
+        self._begun.text = rest
+        if newline:
+            self._send(whole + newline)
+        return len(text)
+
+    def flush(self) -> None:
+        begun = getattr(self._begun, "text", "")
+        if begun:
+            self._begun.text = ""
+            self._send(begun)
+
+    def _send(self, text: str) -> None:
+        try:
+            self._say(Printed(self._stream, text))
+        except OSError:
+            pass  # the parent is gone, and this process is about to go
+        except ValueError:  # the channel is closed already: what an exit handler has to say
+            if self._real is not None:
+                self._real.write(text)
+                self._real.flush()
+
+
+def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the function returns; awaited, on a loop of this thread's, if it is awaitable."""
+    value = function(*args, **kwargs)
+    if hasattr(value, "__await__"):
+        import asyncio  # noqa: PLC0415  - costs a worker, which seldom needs it, 40 ms
+
+        async def waited() -> Any:
+            return await value
+
+        return asyncio.run(waited())
+    return value
+
+
+def _loaded(call: Call) -> Callable[..., Any]:
+    assert call.pickled is not None
+    function: Callable[..., Any] = pickle.loads(call.pickled)
+    return function
+
+
+def _failed(error: BaseException, shown: BaseException) -> Reply:
+    try:
+        trace = "".join(traceback.format_exception(shown))
+    except Exception:  # an error whose words cannot be had
+        trace = ""
+    try:
+        pickled = _dumps(error)
+    except BaseException:
+        pickled = None
+    return Reply(False, pickled, _said(error), trace)
+
+
+def _dumps(value: Any) -> bytes:
+    pickled: bytes = cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return pickled
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__qualname__}: {error}"
+    except Exception:
+        return type(error).__qualname__
