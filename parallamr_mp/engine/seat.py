@@ -185,12 +185,19 @@ class ProcessSeat:
     """One actor in one spawned process."""
 
     def __init__(
-        self, main: ActorMain, args: tuple[Any, ...], *, name: str, orphan_grace: float = ORPHAN_SECONDS
+        self,
+        main: ActorMain,
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        orphan_grace: float = ORPHAN_SECONDS,
+        leads: bool = False,
     ) -> None:
         """Starts the process; returns before it is up. Raises EngineError when it cannot be created.
 
         `orphan_grace`: seconds after this process's death at which the child
         ends, come what may. An actor that ends by itself earlier is not waited for.
+        `leads`: it has a process group of its own, and whom it starts is killed with it.
         """
         try:
             # Not left to the executor: it pickles in a thread of its own, which
@@ -198,7 +205,7 @@ class ProcessSeat:
             task = pickle.dumps((main, args), pickle.HIGHEST_PROTOCOL)
         except Exception as error:
             raise EngineError(f"{name}: cannot be sent to a process: {error}") from error
-        self.name = name
+        self.name, self._leads = name, leads
         ends: list[mp_connection.Connection] = []
         try:
             ends += _SPAWN.Pipe(duplex=False)
@@ -212,7 +219,7 @@ class ProcessSeat:
                     1,
                     mp_context=context,
                     initializer=_enter,
-                    initargs=(child_reads, child_writes, orphan_grace),
+                    initargs=(child_reads, child_writes, orphan_grace, leads),
                 )
                 self._future = self._executor.submit(_run, task)
                 self._process: BaseProcess = context.made[0]
@@ -236,6 +243,10 @@ class ProcessSeat:
         return self._process.exitcode
 
     def kill(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._leads and self._process.pid is not None:
+                # Until it is joined, nobody else can have its number.
+                os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(OSError, ValueError):
             self._process.kill()
 
@@ -296,24 +307,32 @@ _acting = threading.Event()
 """Set while an actor runs: until then, and after it, nothing here is worth a grace."""
 
 
-def _enter(reads: mp_connection.Connection, writes: mp_connection.Connection, orphan_grace: float) -> None:
+def _enter(
+    reads: mp_connection.Connection, writes: mp_connection.Connection, orphan_grace: float, leads: bool
+) -> None:
     """Executor initializer: runs once in the child, in its main thread, before any task."""
     global _channels  # noqa: PLW0603  - the only way from an initializer to a task
+    if leads:
+        os.setpgid(0, 0)
     for signum in GROUP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     _channels = Receiver(reads), Sender(writes)
-    threading.Thread(target=_end_with_parent, args=(orphan_grace,), name="parent watch", daemon=True).start()
+    threading.Thread(
+        target=_end_with_parent, args=(orphan_grace, leads), name="parent watch", daemon=True
+    ).start()
 
 
-def _end_with_parent(grace: float) -> None:
+def _end_with_parent(grace: float, leads: bool) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         mp_connection.wait([parent.sentinel])
         if _acting.is_set():
             # An actor sees the end of its channel, and ends in its own way.
             time.sleep(grace)
+        if leads:
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
 

@@ -16,6 +16,7 @@ told to end early, by a time-out say: it is killed. Threads cannot be.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections import deque
@@ -64,8 +65,10 @@ class WorkerExecutor:
         """Numbers of the functions that each process keeps."""
         self._again: deque[Job] = deque()
         """Lost with their worker, and not begun once more yet."""
+        self._deaths: set[int] = set()
+        """Descriptors that tell of the deaths of processes."""
         self._flushing = False
-        self._ending = False
+        self._ending = self._closing = False
         self._gone: asyncio.Future[None] | None = None
         """Resolved when no worker is left, once somebody waits for that."""
 
@@ -122,7 +125,7 @@ class WorkerExecutor:
     async def close(self) -> None:
         if self._slots is None or self._reactor is None or self._loop is None:
             return
-        self._ending = True
+        self._ending = self._closing = True
         self._slots.stop()
         self._reactor.flush()
         self._gone = self._loop.create_future()
@@ -135,6 +138,10 @@ class WorkerExecutor:
             except asyncio.CancelledError as error:  # nothing may be left, whoever is in a hurry
                 cancelled = error
         killer.cancel()
+        for fd in self._deaths:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+        self._deaths.clear()
         self._loop.remove_reader(self._reactor.fileno())
         self._reactor.close()
         self._slots = self._reactor = None
@@ -206,7 +213,25 @@ class WorkerExecutor:
         if not self._procs:
             caller = (self._threads, LocalCaller, (self._calls, self._outcomes))
             return ThreadSeat(worker_main, caller, name=name)
-        return ProcessSeat(processes_main, (self._threads,), name=name, orphan_grace=0.0)
+        seat = ProcessSeat(processes_main, (self._threads,), name=name, orphan_grace=0.0, leads=True)
+        self._watch_death(seat)
+        return seat
+
+    def _watch_death(self, seat: ProcessSeat) -> None:
+        """The end of its channel tells of a worker's death, unless what a task has forked has a copy."""
+        if not hasattr(os, "pidfd_open") or seat.pid is None or self._loop is None:
+            return
+        fd, loop = os.pidfd_open(seat.pid), self._loop
+
+        def died() -> None:
+            loop.remove_reader(fd)
+            os.close(fd)
+            self._deaths.discard(fd)
+            if not self._closing:
+                seat.kill()
+
+        self._deaths.add(fd)
+        loop.add_reader(fd, died)
 
     def _end(self, job: Job, value: Any, error: BaseException | None, seconds: float) -> None:
         task = self._tasks.pop(job.id)
