@@ -13,6 +13,7 @@ from typing import Any
 import requests
 
 from parallamr_mp.config import Price
+from parallamr_mp.crossing import crossing
 from parallamr_mp.models import Allowance, Failure, Inputs, Reply, Status
 from parallamr_mp.policy.cost import paid
 from parallamr_mp.providers.answers import TRUNCATED, is_cut
@@ -46,6 +47,7 @@ class AttemptSpec:
     """Cells that a spreadsheet would run are guarded."""
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class RowTask:
     """One experiment on its way to a worker."""
@@ -69,6 +71,7 @@ class RowTask:
     """What the answers up to then have cost, in USD."""
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class RowResult:
     """One row, encoded, and what the parent counts of it."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from parallamr_mp.crossing import crossing
+
 RESULT_COLUMNS = (
     "status",
     "input_tokens",
@@ -57,6 +59,7 @@ class ChatRequest:
     """The row's template variables: for providers that show or log them, never sent as such."""
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What a server says of its rate limits along with an answer or a refusal; None: it did not say."""
@@ -94,6 +97,7 @@ class ModelInfo:
     context_window: int | None = None
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The texts one experiment is made from, as read from their files: templates, not yet filled."""
@@ -104,6 +108,7 @@ class Inputs:
     system: str | None = None
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a lease brought no value: a `ProviderError`, or the death of a worker, as data."""
@@ -127,6 +132,7 @@ class Failure:
     allowance: Allowance | None = None
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Unsaved:
     """What a call came to, where nobody knows whether that is stored: its parent has died."""

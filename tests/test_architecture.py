@@ -19,6 +19,7 @@ MAP = {
     "models": (0, "base"),
     "events": (0, "base"),
     "mailbox": (0, "base"),
+    "crossing": (0, "base"),
     "errors": (0, "base"),
     "config": (0, "base"),
     "_version": (0, "base"),

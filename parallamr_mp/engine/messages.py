@@ -14,9 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from parallamr_mp.crossing import crossing
 from parallamr_mp.models import Failure
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Work given to a slot until an `Outcome` with the same id comes back or the slot's process dies."""
@@ -43,6 +45,7 @@ class Ready:
     pid: int
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one lease came to: a value, or a failure."""
@@ -81,6 +84,7 @@ class OpenOutput:
     """Bytes that are known to be good. What lies behind them is cut off."""
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Append:
     """One encoded record for one output file."""
@@ -90,6 +94,7 @@ class Append:
     record: bytes
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Ack:
     """These records are in the file (handed to the operating system), which now ends at `offset`."""

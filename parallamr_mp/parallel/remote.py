@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TextIO
 
 import cloudpickle
 
+from parallamr_mp.crossing import crossing
 from parallamr_mp.engine.channels import Receiver, Sender
 from parallamr_mp.engine.messages import Said
 from parallamr_mp.engine.worker import worker_main
@@ -33,6 +34,7 @@ from parallamr_mp.errors import NotPicklable
 from parallamr_mp.models import Unsaved
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Call:
     """A task on its way to a worker process."""
@@ -45,6 +47,7 @@ class Call:
     """`(args, kwargs)`."""
 
 
+@crossing
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came of a call: its value or its error, pickled."""
