@@ -40,6 +40,8 @@ tqdm.set_lock(threading.RLock())
 class _Counters:
     """What both progress displays count."""
 
+    KINDS = (events.RunStarted, events.RowDone, events.Pulse, events.RunFinished)
+
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.total = self.done = self.initial = self.tokens = 0
@@ -97,6 +99,16 @@ class _Teller:
     Of failures, the first of each kind: whoever watches a dead server or a
     wrong key should not have to wait for the end to read why.
     """
+
+    KINDS = (
+        events.Notice,
+        events.AttemptFailed,
+        events.RowDone,
+        events.EndpointChanged,
+        events.WorkerLost,
+        events.WriterLost,
+        events.Stopping,
+    )
 
     def __init__(self, *, failures: bool) -> None:
         self._failures = failures
@@ -178,8 +190,14 @@ def _exit_text(code: int) -> str:
         return f"signal {-code}"
 
 
+_SHOWN = (*_Counters.KINDS, *_Teller.KINDS)
+"""What the displays of progress subscribe to, so that nothing else is made for them."""
+
+
 class BarPrinter:
     """One tqdm bar, drawn at most ten times a second."""
+
+    KINDS = _SHOWN
 
     def __init__(
         self, stream: TextIO, clock: Callable[[], float] = time.monotonic, *, failures: bool = True
@@ -229,6 +247,8 @@ class BarPrinter:
 class PlainPrinter:
     """One plain line every few seconds: for log files, batch jobs, pipes. No escape codes."""
 
+    KINDS = _SHOWN
+
     def __init__(
         self,
         stream: TextIO,
@@ -274,6 +294,8 @@ class PlainPrinter:
 
 class LinePrinter:
     """One line for each row, retry and worker, through tqdm so that a bar below stays whole."""
+
+    KINDS = (events.RowDone, events.AttemptFailed, events.WorkerStarted)
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -196,5 +196,5 @@ def create_experiment_runner(
     )
     runner = ExperimentRunner(config, Injected(providers, session, file_loader))
     if verbose:
-        runner.bus.subscribe(LinePrinter(sys.stderr))
+        runner.bus.subscribe(LinePrinter(sys.stderr), *LinePrinter.KINDS)
     return runner

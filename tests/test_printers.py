@@ -220,3 +220,44 @@ def test_a_line_stays_one_line_whatever_the_servers_message():
     LinePrinter(stream)(done(Status.ERROR, message="Bad gateway\n<html>\x1b[31m\r\n</html>"))
     assert stream.getvalue().count("\n") == 1
     assert "\x1b" not in stream.getvalue()
+
+
+# --- what displays subscribe to ----------------------------------------------------------------
+
+EVERYTHING = [
+    events.Notice("the table has 100 rows"),
+    STARTED,
+    events.WorkerStarted(1, 4242),
+    events.AttemptFailed(3, "row 3", 1, 2.5, Failure("rate_limit", "HTTP 429: slow down")),
+    events.EndpointChanged("http://n1", "open", 4.0, "refused"),
+    pulse(),
+    done(Status.ERROR, message="HTTP 400: no"),
+    LOST,
+    events.WriterLost(4243, -signal.SIGKILL),
+    STOPPING,
+    pulse(),
+    events.RunFinished(),
+]
+
+
+@pytest.mark.parametrize("display", [BarPrinter, PlainPrinter, LinePrinter])
+def test_a_display_that_hears_of_its_kinds_alone_shows_all_that_it_would_of_everything(
+    display, clock, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def shown(*kinds):
+        stream = Terminal()
+        bus = events.EventBus()
+        printer = display(stream) if display is LinePrinter else display(stream, clock=clock)
+        bus.subscribe(printer, *kinds)
+        for event in EVERYTHING:
+            clock.now += 10
+            bus.publish(event)
+        clock.now -= 10 * len(EVERYTHING)
+        assert not (kinds and any(map(bus.wants, (events.AttemptStarted, events.AttemptEnded))))
+        # Without tqdm's times and rate, and what they are padded with: it has a clock of its own.
+        return re.sub(r"\[[^,]+,[^,]+, ", "", drawn(stream)).split()
+
+    assert shown(*display.KINDS) == shown()
+    assert len(shown()) > 20

@@ -73,9 +73,9 @@ def _run_shown(given: Invocation) -> RunSummary:
             printer = BarPrinter(stream, failures=not given.verbose)
         else:
             printer = PlainPrinter(stream, interval, failures=not given.verbose)
-        bus.subscribe(printer)
+        bus.subscribe(printer, *printer.KINDS)
         if given.verbose:
-            bus.subscribe(LinePrinter(stream))
+            bus.subscribe(LinePrinter(stream), *LinePrinter.KINDS)
     try:
         return given.runner.run_experiments(*given.files)
     finally:
