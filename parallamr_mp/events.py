@@ -220,6 +220,10 @@ class RowDone(Event):
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
+    job: int | None = None
+    """As in the events of its attempts."""
+    failure: str = ""
+    """Of an error row: what kind of `Failure` it ended in."""
 
 
 @dataclass(frozen=True, slots=True)

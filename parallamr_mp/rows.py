@@ -16,6 +16,7 @@ from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import Seat
 from parallamr_mp.errors import OutputError, ParallamrError
+from parallamr_mp.models import Status
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
 from parallamr_mp.policy.job import Job, Report
@@ -106,6 +107,8 @@ class RowResults:
                 result.input_tokens,
                 result.output_tokens,
                 result.cost_usd,
+                job.id,
+                outcome.failure.kind if outcome.failure is not None and result.status is Status.ERROR else "",
             )
         )
 

@@ -231,31 +231,55 @@ def _run_locked(run: _Run) -> RunSummary:
     config, plan, past, bus = run.config, run.plan, run.past, run.bus
     spec = _spec(run)
     total, done = plan.survey.experiments, past.done
-    bus.publish(
-        events.RunStarted(total, done, past.done_errors, config.procs, config.threads, plan.outputs.label)
-    )
     paths = tuple(output.path for output in plan.outputs.files if output.path is not None)
     ending = Ending()
-    with _noted(run, paths) as note:
-        if (early := run.signals.take()) and done < total:
-            # Nothing was asked yet, and nothing need be started to end.
-            bus.publish(events.Stopping(early[0], 0, 0.0))
-            ending = Ending(early[0])
-        elif done < total:
-            stop_at = None if run.stop is None else run.started + run.stop.seconds
-            words = "" if run.stop is None else run.stop.why
-            traffic = Traffic(config, run.providers, run.fleet, bus, stop_at=stop_at, stop_words=words)
-            ending = dispatch(config, plan, past, traffic, spec, bus, run.locks, run.signals)
-        note(ending)
-        past.finish()
-        if (ending.signum is None and ending.stop is None) or run.spooled:
-            # A file that is resumed gets its columns then; what goes to standard output, now or never.
-            interrupted = flatten(plan, config, bus, run.signals)
-            if interrupted is not None:
-                ending = replace(ending, signum=interrupted)
-                note(ending)
+    with _told_as_group(run) as tell_end:
+        bus.publish(
+            events.RunStarted(total, done, past.done_errors, config.procs, config.threads, plan.outputs.label)
+        )
+        with _noted(run, paths) as note:
+            if (early := run.signals.take()) and done < total:
+                # Nothing was asked yet, and nothing need be started to end.
+                bus.publish(events.Stopping(early[0], 0, 0.0))
+                ending = Ending(early[0])
+            elif done < total:
+                stop_at = None if run.stop is None else run.started + run.stop.seconds
+                words = "" if run.stop is None else run.stop.why
+                traffic = Traffic(config, run.providers, run.fleet, bus, stop_at=stop_at, stop_words=words)
+                ending = dispatch(config, plan, past, traffic, spec, bus, run.locks, run.signals)
+            note(ending)
+            past.finish()
+            if (ending.signum is None and ending.stop is None) or run.spooled:
+                # A file that is resumed gets its columns then; what goes to standard output, now or never.
+                interrupted = flatten(plan, config, bus, run.signals)
+                if interrupted is not None:
+                    ending = replace(ending, signum=interrupted)
+                    note(ending)
+        summary = run.tally.summary(paths, ending.signum, ending.stop)
+        tell_end(summary)
     bus.publish(events.RunFinished())
-    return run.tally.summary(paths, ending.signum, ending.stop)
+    return summary
+
+
+@contextlib.contextmanager
+def _told_as_group(run: _Run) -> Iterator[Callable[[RunSummary], None]]:
+    """Publishes the run as a parallel group, if anybody wants that. Yields what tells its end."""
+    if not run.bus.wants(events.Execution):
+        yield lambda summary: None  # noqa: ARG005
+        return
+    # A function's import: it brings Pydantic, which a run does without that nobody watches so.
+    from parallamr_mp.sweep_events import SweepEvents, group_of  # noqa: PLC0415
+
+    # Where results are spooled, the output is one of ours, and another one each time.
+    told = SweepEvents(group_of(replace(run.config, output=None) if run.spooled else run.config), run.bus)
+    unsubscribe = run.bus.subscribe(told, *told.KINDS)
+    try:
+        yield told.end
+    except BaseException as error:
+        told.fail(error)
+        raise
+    finally:
+        unsubscribe()
 
 
 def _spec(run: _Run) -> AttemptSpec:

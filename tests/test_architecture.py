@@ -49,6 +49,7 @@ MAP = {
     "text": (0, "base"),
     "report": (3, "sweep"),
     "sweep": (3, "sweep"),
+    "sweep_events": (3, "sweep"),
     "prepare": (3, "sweep"),
     "crew": (3, "sweep"),
     "flattening": (3, "sweep"),
@@ -65,7 +66,7 @@ MAP = {
     "": (4, "top"),
 }
 MAY = {("cli", "runner"), ("top", "cli"), ("top", "runner"), ("parallel", "engine")}
-LAZY = {"", "__main__", "events", "providers.registry"}
+LAZY = {"", "__main__", "events", "providers.registry", "sweep"}
 """May import our own code inside functions: what a worker shall not load, or may not need."""
 MAY_PRINT = ("cli", "printers")
 

@@ -124,9 +124,15 @@ class ParallelGroupTracker(BaseModel):
         return ended or (self.total > 0 and self.completed + self.failed >= self.total)
 
     def update(self, event: ExecutionEvent) -> None:
-        """Takes an event of its group into account; those of others are none of its business."""
+        """Takes an event of its group into account; those of others are none of its business.
+
+        A group that starts once more, as a sweep that is resumed does, is counted anew.
+        """
         if event.group_id != self.group_id:
             return
+        if event.event_type is EventType.GROUP_STARTED:
+            self.started = self.completed = self.failed = self.cancelled = self.retries = self.replayed = 0
+            self.busy_time = 0.0
         if event.group is not None:
             self.name, self.total, self.status = event.group.name, event.group.total, event.group.status
             self.started_at, self.ended_at = event.group.started_at, event.group.ended_at
