@@ -35,8 +35,11 @@ _Path = str | os.PathLike[str]
 class ExperimentRunner:
     """Runs tables of experiments with one set of settings. Made by `create_experiment_runner`.
 
-    `bus` publishes what happens (see `parallamr_mp.events`), in the thread that
-    called `run_experiments`.
+    `bus` publishes what happens, in the thread that called `run_experiments`:
+    the events of `parallamr_mp.events` and, if anybody wants `events.Execution`
+    when a run begins, the `ExecutionEvent`s of the run as a parallel group (see
+    `parallamr_mp.sweep_events`). A handler that is subscribed without a kind
+    gets both.
     """
 
     def __init__(self, config: RunConfig, injected: Injected) -> None:
