@@ -2,7 +2,8 @@
 
 All events of a sweep are published and handled in the parent process, in the
 dispatcher's thread, in order. Those of parallel groups (`parallel/models.py`)
-go the same way; a sweep publishes them, too (`sweep_events.py`). Events are frozen data; times are in seconds.
+go the same way; a sweep publishes such ones, too (`sweep_events.py`). Events
+are frozen data; times are in seconds.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -469,6 +470,20 @@ def test_who_leaves_in_the_middle_has_no_more_made_for_them(sweep, monkeypatch):
     leave = runner.bus.subscribe(brief, events.Execution)
     assert sweep.run(runner).ok == 4
     assert [event.event_type for event in some] == ["group_started"]
+
+
+def test_the_handler_that_readme_shows_follows_a_run(sweep, monkeypatch, capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## As a library")[2].partition("\n## ")[0]
+    (block,) = [
+        block for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if "follow" in block
+    ]
+    shown: dict = {}
+    exec(block, shown)
+    assert sweep.run(shown["runner"]).ok == 4
+    (tracker,) = shown["trackers"].values()
+    assert (tracker.completed, tracker.status) == (4, "completed")
+    assert "results.csv/row 3 completed" in capsys.readouterr().out
 
 
 UNWATCHED = """
