@@ -340,7 +340,8 @@ class Dispatcher:
 
         1. When requests are to be given up, workers are killed, and what they had
            sent is read: those answers are paid for. So are those that better ones
-           were to take the place of.
+           were to take the place of. Then nobody listens to workers any more:
+           threads live on, and the writer that closes would not take their answers.
         2. The results are made safe: the writer gets what is left and closes.
         3. Workers are told to stop. Not before: what is not stored yet they keep, and
            save it if this process is killed while the writer is behind.
@@ -349,6 +350,8 @@ class Dispatcher:
         if not orderly:
             self._slots.kill()
             self._read_dry()
+            for seat in self._slots.seats:
+                self._reactor.forget(seat)
             self._tell_of_given_up()
         self._settler.accept_fallbacks()
         self._results.finish()

@@ -239,6 +239,55 @@ def test_answers_that_are_in_the_pipe_when_requests_are_given_up_are_kept(signal
     assert {id_: outcome.value for id_, outcome in only(results).items()} == {0: "paid for"}
 
 
+def test_an_answer_that_comes_when_the_writer_closes_already_is_no_result(signals):
+    """It would be told and counted, and not be written."""
+    answer, answered = threading.Event(), threading.Event()
+
+    def late(receiver, sender):
+        sender.send(Ready(0))
+        (lease,) = receiver.receive()
+        signals.send(signal.SIGINT)
+        answer.wait(10)
+        sender.send(Outcome(lease.id, "too late"))
+        answered.set()
+
+    class Closing(Results):
+        """Is asked whether it has finished, and the workers are heard or not, some times before it has."""
+
+        left = None
+
+        def finish(self):
+            answer.set()
+            assert answered.wait(10)
+            self.left = 5
+
+        @property
+        def finished(self):
+            if self.left:
+                self.left -= 1
+            return self.left == 0
+
+        @finished.setter
+        def finished(self, value):
+            pass
+
+    def again(event):
+        if isinstance(event, events.Stopping):
+            signals.send(signal.SIGTERM)
+
+    ending, results = run(
+        jobs(1),
+        make_seat=lambda number: ThreadSeat(late, (), name="w"),
+        slots=1,
+        threads=1,
+        signals=signals,
+        seen=(again,),
+        results=Closing(),
+    )
+    assert ending.aborted
+    assert results.outcomes == {}
+
+
 def test_a_table_that_breaks_off_lets_what_is_in_flight_finish():
     def table():
         yield from jobs(4)
