@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from parallamr_mp.parallel.models import ExecutionEvent, ParallelEventGroup, ParallelGroupTracker
     from parallamr_mp.parallel.result import ExecutionResult
     from parallamr_mp.parallel.state import ExecutionState
+    from parallamr_mp.printers import EventPrinter, ParallelEventPrinter
     from parallamr_mp.providers.base import ModelCatalogue, Provider, ProviderFactory, ProviderSettings
     from parallamr_mp.report import RunSummary
     from parallamr_mp.results.writer import IncrementalCSVWriter
@@ -69,6 +70,7 @@ _HOMES = {
     "parallamr_mp.parallel.models": ("ExecutionEvent", "ParallelEventGroup", "ParallelGroupTracker"),
     "parallamr_mp.parallel.result": ("ExecutionResult",),
     "parallamr_mp.parallel.state": ("ExecutionState",),
+    "parallamr_mp.printers": ("EventPrinter", "ParallelEventPrinter"),
     "parallamr_mp.providers.base": ("ModelCatalogue", "Provider", "ProviderFactory", "ProviderSettings"),
     "parallamr_mp.report": ("RunSummary",),
     "parallamr_mp.results.writer": ("IncrementalCSVWriter",),
@@ -85,6 +87,7 @@ __all__ = [
     "EngineError",
     "ErrorStrategy",
     "EventBus",
+    "EventPrinter",
     "EventType",
     "ExecutionEvent",
     "ExecutionResult",
@@ -103,6 +106,7 @@ __all__ = [
     "ParallamrError",
     "ParallelDisplayMode",
     "ParallelEventGroup",
+    "ParallelEventPrinter",
     "ParallelExecutionManager",
     "ParallelGroupTracker",
     "Provider",

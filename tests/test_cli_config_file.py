@@ -193,7 +193,7 @@ def test_a_byte_order_mark_does_no_harm():
         ("max-wait = [1]", ["max-wait: expected a time", '"1h30m"; found a list']),
         ('max-wait = "soon"', ["parallamr.toml: max-wait soon: expected a time"]),
         ("fail-on-error = 0.5", ['expected a number, or a share as "5%"; found 0.5']),
-        ('display = "film"', ["display: expected one of auto, bar, plain, none; found a string"]),
+        ('display = "film"', ["display: expected one of auto, bar, realtime, plain, none; found a string"]),
         ("context = 3", ['context: expected a list of files, as ["a.md", "b.md"]; found 3']),
         ("context = [3]", ["context: expected a list of files"]),
         ("param = 3", ["param: expected a table, as {temperature = 0.2}; found 3"]),

@@ -6,7 +6,7 @@ import pytest
 
 from parallamr_mp import events
 from parallamr_mp.models import Failure, Status
-from parallamr_mp.printers import BarPrinter, LinePrinter, PlainPrinter
+from parallamr_mp.printers import LinePrinter, ParallelEventPrinter
 
 STARTED = events.RunStarted(total=100, done=0, done_errors=0, procs=2, threads=8, output="r.csv")
 RESUMED = events.RunStarted(total=1000, done=900, done_errors=5, procs=2, threads=8, output="r.csv")
@@ -52,7 +52,7 @@ def drawn(stream: io.StringIO) -> str:
 def test_the_bar_shows_rows_statuses_requests_in_flight_tokens_and_the_oldest(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     stream = Terminal()
-    bar = BarPrinter(stream, clock)
+    bar = ParallelEventPrinter("progress", stream, clock=clock)
     bar(STARTED)
     for status in (Status.OK, Status.OK, Status.WARNING, Status.ERROR):
         bar(done(status))
@@ -67,7 +67,7 @@ def test_the_bar_shows_rows_statuses_requests_in_flight_tokens_and_the_oldest(cl
 def test_the_bar_shows_the_cost_as_soon_as_there_is_one(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     stream = Terminal()
-    bar = BarPrinter(stream, clock)
+    bar = ParallelEventPrinter("progress", stream, clock=clock)
     bar(STARTED)
     bar(done(cost=0.0))
     bar(done())
@@ -81,7 +81,7 @@ def test_the_bar_shows_the_cost_as_soon_as_there_is_one(clock, monkeypatch):
 
 def test_a_resumed_run_begins_where_it_was(clock):
     stream = Terminal()
-    bar = BarPrinter(stream, clock)
+    bar = ParallelEventPrinter("progress", stream, clock=clock)
     bar(RESUMED)
     bar(done())
     bar(pulse())
@@ -91,7 +91,7 @@ def test_a_resumed_run_begins_where_it_was(clock):
 
 def test_notices_and_deaths_and_signals_are_told_above_the_bar(clock):
     stream = Terminal()
-    bar = BarPrinter(stream, clock)
+    bar = ParallelEventPrinter("progress", stream, clock=clock)
     bar(events.Notice("before the bar"))
     bar(STARTED)
     for event in (events.Notice("look here"), LOST, STOPPING):
@@ -108,7 +108,7 @@ def test_notices_and_deaths_and_signals_are_told_above_the_bar(clock):
 
 def test_the_bar_is_closed_once_and_ends_with_a_line_break(clock):
     stream = Terminal()
-    bar = BarPrinter(stream, clock)
+    bar = ParallelEventPrinter("progress", stream, clock=clock)
     bar.close()
     bar(pulse())
     assert stream.getvalue() == ""
@@ -128,7 +128,7 @@ def test_the_bar_is_closed_once_and_ends_with_a_line_break(clock):
 
 def test_one_plain_line_every_interval_and_none_between(clock):
     stream = io.StringIO()
-    printer = PlainPrinter(stream, interval=5.0, clock=clock)
+    printer = ParallelEventPrinter("progress", stream, interval=5.0, clock=clock)
     printer(STARTED)
     for tenth in range(1, 201):  # twenty seconds, a row every half of one
         clock.now = 1000.0 + tenth / 10
@@ -145,7 +145,7 @@ def test_one_plain_line_every_interval_and_none_between(clock):
 
 def test_plain_lines_hold_no_escape_codes_even_on_a_terminal(clock):
     stream = Terminal()
-    printer = PlainPrinter(stream, interval=1.0, clock=clock)
+    printer = ParallelEventPrinter("progress", stream, bars=False, interval=1.0, clock=clock)
     for event in (STARTED, done(), events.Notice("look here"), LOST, STOPPING):
         printer(event)
     clock.now += 2
@@ -158,7 +158,7 @@ def test_plain_lines_hold_no_escape_codes_even_on_a_terminal(clock):
 
 def test_a_run_without_progress_has_no_end_in_sight(clock):
     stream = io.StringIO()
-    printer = PlainPrinter(stream, interval=1.0, clock=clock)
+    printer = ParallelEventPrinter("progress", stream, interval=1.0, clock=clock)
     printer(STARTED)
     clock.now += 2
     printer(pulse(in_flight=0))
@@ -169,7 +169,7 @@ def test_a_run_without_progress_has_no_end_in_sight(clock):
 
 def test_the_rate_is_that_of_the_last_half_minute(clock):
     stream = io.StringIO()
-    printer = PlainPrinter(stream, interval=10.0, clock=clock)
+    printer = ParallelEventPrinter("progress", stream, interval=10.0, clock=clock)
     printer(STARTED)
     for _ in range(50):
         printer(done())
@@ -181,7 +181,7 @@ def test_the_rate_is_that_of_the_last_half_minute(clock):
 
 def test_rows_of_an_earlier_run_are_no_speed_of_this_one(clock):
     stream = io.StringIO()
-    printer = PlainPrinter(stream, interval=5.0, clock=clock)
+    printer = ParallelEventPrinter("progress", stream, interval=5.0, clock=clock)
     printer(RESUMED)
     for _ in range(10):
         printer(done())

@@ -500,7 +500,7 @@ if "--multiprocessing-fork" not in sys.argv and sys.argv[0].endswith("parallamr-
 """
 
 IN_A_HANDLER = IN_PARENT.replace("lock as lock", "lock as lock, parallamr_mp.printers as p").replace(
-    "lock.OutputLock.acquire", "p.PlainPrinter.__call__"
+    "lock.OutputLock.acquire", "p.ParallelEventPrinter.__call__"
 )
 
 

@@ -21,6 +21,7 @@ class Display(enum.StrEnum):
 
     AUTO = "auto"
     BAR = "bar"
+    REALTIME = "realtime"
     PLAIN = "plain"
     NONE = "none"
 
@@ -319,7 +320,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--display",
         Kind.DISPLAY,
-        "Progress: a bar, plain lines, none; auto: a bar on a terminal, else lines.",
+        "Progress: a bar, a line for whatever happens to a row (realtime), plain lines now and then, none;"
+        " auto: a bar on a terminal, else plain lines.",
         default=Display.AUTO,
     ),
     Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import shutil
@@ -11,12 +10,11 @@ import sys
 
 import typer
 
+from parallamr_mp.cli.display import subscribed
 from parallamr_mp.cli.invocation import Invocation, command
-from parallamr_mp.cli.options import Display
 from parallamr_mp.cli.summary import format_summary
 from parallamr_mp.errors import EngineError, OutputError
 from parallamr_mp.plan import Plan
-from parallamr_mp.printers import PLAIN_INTERVAL, BarPrinter, LinePrinter, PlainPrinter
 from parallamr_mp.report import RunSummary
 from parallamr_mp.text import count
 
@@ -37,7 +35,8 @@ def run(given: Invocation) -> None:
         _tell_valid(given.runner.validate_experiments(*given.files))
         return
     try:
-        summary = _run_shown(given)
+        with subscribed(given):
+            summary = given.runner.run_experiments(*given.files)
     except (OutputError, EngineError) as error:
         if given.output is None:
             raise
@@ -55,32 +54,6 @@ def run(given: Invocation) -> None:
         raise typer.Exit(STOPPED)
     if summary.error + summary.resumed_errors:
         raise typer.Exit(3)
-
-
-def _run_shown(given: Invocation) -> RunSummary:
-    stream, display, bus = sys.stderr, given.display, given.runner.bus
-    if display is Display.AUTO:
-        if not stream.isatty():
-            display = Display.PLAIN
-        else:
-            # A bar and rows on one screen would write over each other.
-            display = Display.NONE if given.output is None and sys.stdout.isatty() else Display.BAR
-    printer: BarPrinter | PlainPrinter | None = None
-    if not given.quiet:
-        # Without progress, notices are still told: only --quiet silences them.
-        interval = math.inf if display is Display.NONE else PLAIN_INTERVAL
-        if display is Display.BAR:
-            printer = BarPrinter(stream, failures=not given.verbose)
-        else:
-            printer = PlainPrinter(stream, interval, failures=not given.verbose)
-        bus.subscribe(printer, *printer.KINDS)
-        if given.verbose:
-            bus.subscribe(LinePrinter(stream), *LinePrinter.KINDS)
-    try:
-        return given.runner.run_experiments(*given.files)
-    finally:
-        if printer is not None:
-            printer.close()
 
 
 def _tell_valid(plan: Plan) -> None:

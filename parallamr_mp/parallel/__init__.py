@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from parallamr_mp.parallel.models import ExecutionEvent, ParallelEventGroup, ParallelGroupTracker
     from parallamr_mp.parallel.result import ExecutionResult
     from parallamr_mp.parallel.state import ExecutionState
+    from parallamr_mp.printers import EventPrinter, ParallelEventPrinter
 
 # Imported when first asked for, as in `parallamr_mp`: it brings asyncio and Pydantic, and a worker process
 # that imports a module of this package needs neither.
@@ -45,6 +46,7 @@ _HOMES = {
     "CircuitOpen": "parallamr_mp.errors",
     "ErrorStrategy": "parallamr_mp.parallel.enums",
     "EventBus": "parallamr_mp.events",
+    "EventPrinter": "parallamr_mp.printers",
     "EventType": "parallamr_mp.parallel.enums",
     "ExecutionEvent": "parallamr_mp.parallel.models",
     "ExecutionResult": "parallamr_mp.parallel.result",
@@ -53,6 +55,7 @@ _HOMES = {
     "GroupStatus": "parallamr_mp.parallel.enums",
     "ParallelDisplayMode": "parallamr_mp.parallel.enums",
     "ParallelEventGroup": "parallamr_mp.parallel.models",
+    "ParallelEventPrinter": "parallamr_mp.printers",
     "ParallelExecutionManager": "parallamr_mp.parallel.manager",
     "ParallelGroupTracker": "parallamr_mp.parallel.models",
 }
@@ -61,6 +64,7 @@ __all__ = [
     "CircuitOpen",
     "ErrorStrategy",
     "EventBus",
+    "EventPrinter",
     "EventType",
     "ExecutionEvent",
     "ExecutionResult",
@@ -69,6 +73,7 @@ __all__ = [
     "GroupStatus",
     "ParallelDisplayMode",
     "ParallelEventGroup",
+    "ParallelEventPrinter",
     "ParallelExecutionManager",
     "ParallelGroupTracker",
 ]

@@ -7,6 +7,7 @@ spawned process 40 ms and 10 MB.
 from __future__ import annotations
 
 import time
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,6 +81,16 @@ class ExecutionEvent(BaseModel, Execution):
     group: ParallelEventGroup | None = None
     """In the events of a group's life."""
 
+    def tracker(self) -> ParallelGroupTracker:
+        """A new one for the group that this is about, which has counted nothing yet."""
+        if self.group_id is None:
+            raise ValueError(f"{self.address!r} is in no group")
+        address = self.address
+        if self.event_type is EventType.EXECUTION:
+            address = address.rpartition("/")[0]
+        name = unquote(address.rpartition("/")[2].partition("#")[0])
+        return ParallelGroupTracker(group_id=self.group_id, address=address, name=name)
+
 
 class ParallelGroupTracker(BaseModel):
     """Counts what happens in one group, by its events; for printers and metrics.
@@ -90,9 +101,11 @@ class ParallelGroupTracker(BaseModel):
     """
 
     group_id: str
+    address: str = ""
     name: str = ""
     status: GroupStatus = GroupStatus.PENDING
     total: int = 0
+    """Tasks that were added; of a group whose start was not seen, those known of."""
     started: int = 0
     """Tasks that have started, however often they were tried."""
     completed: int = 0
@@ -124,19 +137,18 @@ class ParallelGroupTracker(BaseModel):
         return ended or (self.total > 0 and self.completed + self.failed >= self.total)
 
     def update(self, event: ExecutionEvent) -> None:
-        """Takes an event of its group into account; those of others are none of its business.
-
-        A group that starts once more, as a sweep that is resumed does, is counted anew.
-        """
+        """Takes an event of its group into account; those of others are none of its business."""
         if event.group_id != self.group_id:
             return
-        if event.event_type is EventType.GROUP_STARTED:
-            self.started = self.completed = self.failed = self.cancelled = self.retries = self.replayed = 0
-            self.busy_time = 0.0
-        if event.group is not None:
-            self.name, self.total, self.status = event.group.name, event.group.total, event.group.status
-            self.started_at, self.ended_at = event.group.started_at, event.group.ended_at
+        if event.event_type is not EventType.EXECUTION:
+            self._update_life(event)
             return
+        if self.status is GroupStatus.PENDING:
+            self.status = GroupStatus.RUNNING
+        if event.parallel_index is not None:
+            self.total = max(self.total, event.parallel_index + 1)
+        if self.started_at is None:
+            self.started_at = event.started_at
         match event.status:
             case ExecutionStatus.STARTED:
                 self.started += 1
@@ -146,9 +158,36 @@ class ParallelGroupTracker(BaseModel):
                 return
             case ExecutionStatus.COMPLETED:
                 self.completed += 1
-                self.replayed += event.is_replayed
+                if event.is_replayed:  # what it took is long ago
+                    self.replayed += 1
+                    return
             case ExecutionStatus.FAILED:
                 self.failed += 1
             case ExecutionStatus.CANCELLED:
                 self.cancelled += 1
         self.busy_time += event.execution_time or 0.0
+
+    def _update_life(self, event: ExecutionEvent) -> None:
+        """Takes over what the group says of itself: if its start was not seen, it knows more."""
+        self.status = _STATUS[event.event_type]
+        if event.event_type is EventType.GROUP_STARTED:  # perhaps once more, in a state that was loaded
+            self.started = self.completed = self.failed = self.cancelled = 0
+            self.retries = self.replayed = 0
+            self.busy_time, self.started_at, self.ended_at = 0.0, event.timestamp, None
+        else:
+            self.ended_at = event.timestamp
+        if (group := event.group) is not None:
+            self.address, self.name, self.total = group.address, group.name, group.total
+            self.started_at, self.ended_at = group.started_at, group.ended_at
+            self.completed = max(self.completed, group.completed)
+            self.failed = max(self.failed, group.failed)
+            self.cancelled = max(self.cancelled, group.cancelled)
+            self.replayed = max(self.replayed, group.replayed)
+
+
+_STATUS = {
+    EventType.GROUP_STARTED: GroupStatus.RUNNING,
+    EventType.GROUP_COMPLETED: GroupStatus.COMPLETED,
+    EventType.GROUP_FAILED: GroupStatus.FAILED,
+    EventType.GROUP_CANCELLED: GroupStatus.CANCELLED,
+}
