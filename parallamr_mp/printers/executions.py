@@ -100,10 +100,12 @@ def depth_of(address: str) -> int:
     return address.count("/") // 2
 
 
-def inside(address: str) -> str:
-    """Of a group that a task has opened: ` in doc2 of Documents#1`."""
-    parents = address.split("/")[:-1]
-    return f" in {title_of(parents[-1])} of {title_of(parents[-2])}" if len(parents) > 1 else ""
+def label_of(address: str, width: int = NAME_WIDTH) -> str:
+    """What a group is known by among others: `Documents#1`; `doc2/Pages#1` if the task `doc2` opened it."""
+    if not depth_of(address):
+        return title_of(address, width)
+    task, _, group = address.rpartition("/")
+    return f"{title_of(task, width // 2)}/{title_of(group, width // 2)}"
 
 
 def line_of(event: TaskEvent, paint: Paint = plain) -> str:
@@ -123,11 +125,11 @@ def indented(event: TaskEvent, tracker: Tracker | None, paint: Paint = plain) ->
     if tracker is None:
         return line_of(event, paint)
     margin = _INDENT * 2 * depth_of(tracker.address)
-    title = paint(title_of(tracker.address), "cyan")
+    title = paint(label_of(tracker.address), "cyan")
     if is_of_group(event):
         if event.status != "started":
             return f"{margin}{summary(tracker, event.error_message, paint)}"
-        return f"{margin}{title}{inside(tracker.address)} started: {count(tracker.total, 'task')}"
+        return f"{margin}{title} started: {count(tracker.total, 'task')}"
     number = "" if event.parallel_index is None else f"[{event.parallel_index + 1}/{tracker.total}] "
     name = title_of(event.address) if event.name is None else one_line(event.name, NAME_WIDTH)
     return f"{margin}{_INDENT}{title} ▸ {number}{name} {what_happened(event, paint)}"
@@ -182,7 +184,7 @@ def summary(tracker: Tracker, error: str | None = None, paint: Paint = plain) ->
     parts.append(duration(seconds))
     if seconds > 0 and tracker.busy_time > 0:
         parts.append(f"speed-up {tracker.busy_time / seconds:.1f}x")
-    text = f"{paint(title_of(tracker.address), 'cyan')}{inside(tracker.address)} {word}: {' · '.join(parts)}"
+    text = f"{paint(label_of(tracker.address), 'cyan')} {word}: {' · '.join(parts)}"
     return f"{text} · {one_line(error, _ERROR_WIDTH)}" if error else text
 
 

@@ -14,13 +14,12 @@ from parallamr_mp.printers.executions import (
     error_of,
     indented,
     is_of_group,
+    label_of,
     summary,
-    title_of,
 )
 from parallamr_mp.printers.screen import Bar, Screen
 from parallamr_mp.printers.tell import Teller
 from parallamr_mp.printers.ticker import Ticker
-from parallamr_mp.text import one_line
 
 _BAR_INTERVAL = 0.1
 _TITLE_WIDTH = 24
@@ -139,7 +138,7 @@ class GroupView:
             else ""
         )
         self._screen.write(
-            f"{title_of(tracker.address)}: {done}/{tracker.total or '?'} tasks{share}"
+            f"{label_of(tracker.address)}: {done}/{tracker.total or '?'} tasks{share}"
             f" · {rate:.1f} tasks/s{left} · {_details(shown)}"
         )
 
@@ -154,9 +153,7 @@ class GroupView:
 
 
 def _title(tracker: Tracker) -> str:
-    address, depth = tracker.address, depth_of(tracker.address)
-    title = "  " * min(4, depth) + title_of(address, _TITLE_WIDTH)
-    return one_line(f"{title} in {title_of(address.rpartition('/')[0])}", _TITLE_WIDTH) if depth else title
+    return "  " * min(4, depth_of(tracker.address)) + label_of(tracker.address, _TITLE_WIDTH)
 
 
 def _details(shown: _Shown) -> str:

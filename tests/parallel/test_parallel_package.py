@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 MODULES = [
     "parallamr_mp.events",
     "parallamr_mp.parallel",
+    "parallamr_mp.printers.lines",
+    "parallamr_mp.printers.printer",
     *(f"parallamr_mp.parallel.{module.name}" for module in pkgutil.iter_modules(parallel.__path__)),
 ]
 
@@ -46,6 +48,7 @@ def test_the_classes_that_users_meet_first_show_how_they_are_used():
         if test.examples
     }
     assert {"ExecutionState", "ParallelExecutionManager", "ExecutionResult", "EventBus"} <= found
+    assert {"EventPrinter", "ParallelEventPrinter"} <= found
 
 
 HELP = """
@@ -63,6 +66,7 @@ except SystemExit:
     [
         "import parallamr_mp.parallel, parallamr_mp.parallel.enums, parallamr_mp.parallel.result",
         "import parallamr_mp.sweep, parallamr_mp.attempt, parallamr_mp.engine.worker",
+        "import parallamr_mp.printers, parallamr_mp.cli.display",
         HELP,
     ],
 )
@@ -111,7 +115,15 @@ def test_an_example_runs_and_says_what_its_docstring_promises(example, tmp_path)
 
 def test_the_examples_cover_what_readme_lists():
     names = {path.stem for path in EXAMPLES}
-    assert names == {"basic", "streaming", "named_results", "error_handling", "retry_and_breaker", "replay"}
+    assert names == {
+        "basic",
+        "streaming",
+        "named_results",
+        "error_handling",
+        "retry_and_breaker",
+        "replay",
+        "printers",
+    }
 
 
 def test_the_benchmark_runs_small():
