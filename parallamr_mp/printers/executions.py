@@ -139,20 +139,19 @@ def what_happened(event: TaskEvent, paint: Paint = plain) -> str:
     """`completed in 1.2 s`, `failed after 2.0 s and 3 attempts: ValueError: …`."""
     status = str(event.status)
     word = paint(status, _COLOURS[status]) if status in _COLOURS else status
-    seconds = duration(event.execution_time or 0.0)
-    error = error_of(event)
-    attempts = f" and {count(event.attempt, 'attempt')}" if event.attempt > 1 else ""
+    time = "" if event.execution_time is None else duration(event.execution_time)
+    attempts = count(event.attempt, "attempt") if event.attempt > 1 else ""
     match status:
+        case "completed" if event.is_replayed:
+            return f"{word} before (replayed)"
         case "completed":
-            if event.is_replayed:
-                return f"{word} before (replayed)"
-            return f"{word} in {seconds}{attempts.replace(' and', ',', 1)}"
+            return " in ".join(filter(None, (word, ", ".join(filter(None, (time, attempts))))))
         case "retrying":
-            return f"{word} in {duration(event.delay or 0.0)}: attempt {event.attempt} failed: {error}"
-        case "failed":
-            return f"{word} after {seconds}{attempts}: {error}"
-        case "cancelled":
-            return f"{word} after {seconds}"
+            again = duration(event.delay or 0.0)
+            return f"{word} in {again}: attempt {event.attempt} failed: {error_of(event)}"
+        case "failed" | "cancelled":
+            text = " after ".join(filter(None, (word, " and ".join(filter(None, (time, attempts))))))
+            return ": ".join(filter(None, (text, error_of(event))))
     return word
 
 
