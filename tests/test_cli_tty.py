@@ -134,6 +134,21 @@ def test_a_terminal_may_be_spared_the_bar(place, display):
     assert "3 ok · 0 warning · 0 error" in terminal.shown
 
 
+def test_in_real_time_each_row_has_its_line_and_there_is_no_bar(place, server):
+    place.questions(4)
+    server.behave(lambda request: status(400) if request.experiment == "3" else slow(0))
+    with Terminal(place, "-o", "results.csv", "--display", "realtime") as terminal:
+        assert terminal.wait() == 3
+    lines = re.sub(r"\x1b\[\d+m", "", terminal.shown).splitlines()
+    for row in range(1, 5):
+        about = [line for line in lines if re.search(rf"\brow {row}\b", line)]
+        assert len([line for line in about if re.search(r"\b(ok|completed|error|failed)\b", line)]) == 1, (
+            lines
+        )
+    assert not bars(terminal.shown)
+    assert "rows     3 ok · 0 warning · 1 error" in lines
+
+
 def test_ctrl_c_lets_requests_finish_and_a_second_ends_at_once(place, server):
     place.questions(8)
     server.behave(stall())

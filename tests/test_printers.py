@@ -228,7 +228,7 @@ EVERYTHING = [
     events.Notice("the table has 100 rows"),
     STARTED,
     events.WorkerStarted(1, 4242),
-    events.AttemptFailed(3, "row 3", 1, 2.5, Failure("rate_limit", "HTTP 429: slow down")),
+    events.AttemptFailed(3, "row 3", 1, 2.5, Failure("rate_limit", "HTTP 429: slow down", retryable=True)),
     events.EndpointChanged("http://n1", "open", 4.0, "refused"),
     pulse(),
     done(Status.ERROR, message="HTTP 400: no"),
@@ -240,24 +240,25 @@ EVERYTHING = [
 ]
 
 
-@pytest.mark.parametrize("display", [BarPrinter, PlainPrinter, LinePrinter])
-def test_a_display_that_hears_of_its_kinds_alone_shows_all_that_it_would_of_everything(
-    display, clock, monkeypatch
-):
+@pytest.mark.parametrize("display", ["bar", "plain", "realtime", "lines"])
+def test_a_display_that_hears_of_its_kinds_alone_shows_all_that_it_would_of_everything(display, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
-    def shown(*kinds):
-        stream = Terminal()
-        bus = events.EventBus()
-        printer = display(stream) if display is LinePrinter else display(stream, clock=clock)
-        bus.subscribe(printer, *kinds)
+    def shown(*, all_kinds):
+        stream, clock, bus = Terminal(), Clock(), events.EventBus()
+        if display == "lines":
+            printer, kinds = LinePrinter(stream), LinePrinter.KINDS
+        else:
+            mode = "realtime" if display == "realtime" else "progress"
+            printer = ParallelEventPrinter(mode, stream, bars=display == "bar", clock=clock)
+            kinds = printer.sweep_kinds
+        bus.subscribe(printer, *(() if all_kinds else kinds))
+        assert bus.wants(events.AttemptStarted) == all_kinds
         for event in EVERYTHING:
             clock.now += 10
             bus.publish(event)
-        clock.now -= 10 * len(EVERYTHING)
-        assert not (kinds and any(map(bus.wants, (events.AttemptStarted, events.AttemptEnded))))
         # Without tqdm's times and rate, and what they are padded with: it has a clock of its own.
         return re.sub(r"\[[^,]+,[^,]+, ", "", drawn(stream)).split()
 
-    assert shown(*display.KINDS) == shown()
-    assert len(shown()) > 20
+    assert shown(all_kinds=False) == shown(all_kinds=True)
+    assert len(shown(all_kinds=True)) > 20

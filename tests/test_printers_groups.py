@@ -54,7 +54,7 @@ def of_group(kind, address="Documents#1", group_id="g", *, total=3, took=2.0, er
         EventType.GROUP_CANCELLED: (ExecutionStatus.CANCELLED, GroupStatus.CANCELLED),
     }[kind]
     over = kind is not EventType.GROUP_STARTED
-    name = address.rpartition("/")[2].rpartition("#")[0]
+    name = address.rpartition("/")[2].partition("#")[0]
     group = ParallelEventGroup(
         group_id=group_id,
         address=address,
@@ -592,3 +592,42 @@ def test_real_groups_side_by_side_and_inside_each_other_are_counted(mode):
     summaries = [line for line in drawn(stream) if " completed: " in line]
     assert len(summaries) == 6
     assert sum(line.lstrip().startswith("task_1/Leaves#1 completed: 2 of 3") for line in summaries) == 2
+
+
+# --- sweeps as groups --------------------------------------------------------------------------
+
+
+def test_a_sweep_is_named_by_its_file_and_says_how_many_rows_are_done():
+    stream = io.StringIO()
+    printer = ParallelEventPrinter("realtime", stream)
+    sweep = {"address": "/data/out#2/results.csv", "group_id": "s"}
+    lines = shown(
+        printer,
+        stream,
+        of_group(EventType.GROUP_STARTED, total=2, **sweep),
+        started(97, "row 98", **sweep),
+        completed(97, "row 98", error_message="no value for {{topic}}", **sweep),
+    ).splitlines()
+    assert printer.parallel_groups["s"].total == 2, (
+        "the place in the table says nothing of what is left to ask"
+    )
+    assert lines == [
+        "results.csv started: 2 tasks",
+        "  results.csv ▸ [0/2] row 98 started",
+        "  results.csv ▸ [1/2] row 98 completed in 1.20 s: no value for {{topic}}",
+    ]
+
+
+def test_a_sweep_that_could_not_go_on_hides_no_later_group():
+    stream = Terminal()
+    printer = ParallelEventPrinter("progress", stream)
+    for event in (
+        events.RunStarted(3, 0, 0, 2, 8, "r.csv"),
+        of_group(EventType.GROUP_STARTED, "r.csv", "s"),
+        of_group(EventType.GROUP_FAILED, "r.csv", "s"),  # and no RunFinished
+        BEGIN,
+        END,
+    ):
+        printer(event)
+    printer.close()
+    assert [line for line in drawn(stream) if "completed: " in line]

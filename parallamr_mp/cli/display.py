@@ -12,11 +12,6 @@ from parallamr_mp.cli.invocation import Invocation
 from parallamr_mp.cli.options import Display
 from parallamr_mp.printers import PLAIN_INTERVAL, LinePrinter, ParallelEventPrinter
 
-_TROUBLES = (events.Notice, events.EndpointChanged, events.WorkerLost, events.WriterLost, events.Stopping)
-_ROWS = (events.RowDone, events.AttemptFailed)
-_PROGRESS = (*_TROUBLES, *_ROWS, events.RunStarted, events.Pulse, events.RunFinished)
-"""What counts are made of. `ExecutionEvent`s say the same, but cost more to make."""
-
 
 @contextmanager
 def subscribed(given: Invocation) -> Iterator[None]:
@@ -27,20 +22,20 @@ def subscribed(given: Invocation) -> Iterator[None]:
     display, bus = _display(given), given.runner.bus
     if display is Display.REALTIME:
         printer = ParallelEventPrinter("realtime", sys.stderr)
-        # Rows have their lines by their own events where nobody publishes them as executions.
-        bus.subscribe(printer, events.Execution, *_TROUBLES, *_ROWS)
     else:
-        # Without progress, notices are still told: only --quiet silences them.
-        interval = math.inf if display is Display.NONE else PLAIN_INTERVAL
-        bars = display is Display.BAR
-        failures = not given.verbose
         printer = ParallelEventPrinter(
-            "progress", sys.stderr, bars=bars, interval=interval, failures=failures
+            "progress",
+            sys.stderr,
+            bars=display is Display.BAR,
+            # Without progress, notices are still told: only --quiet silences them.
+            interval=math.inf if display is Display.NONE else PLAIN_INTERVAL,
+            failures=not given.verbose,
         )
-        bus.subscribe(printer, *_PROGRESS)
+    bus.subscribe(printer, *printer.sweep_kinds)
     if given.verbose:
-        rows = () if display is Display.REALTIME else _ROWS
-        bus.subscribe(LinePrinter(sys.stderr), events.WorkerStarted, *rows)
+        # In real time rows have their lines already.
+        kinds = (events.WorkerStarted,) if display is Display.REALTIME else LinePrinter.KINDS
+        bus.subscribe(LinePrinter(sys.stderr), *kinds)
     try:
         yield
     finally:

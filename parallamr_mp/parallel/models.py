@@ -117,6 +117,8 @@ class ParallelGroupTracker(BaseModel):
     """Seconds that all ended tasks took together."""
     started_at: float | None = None
     ended_at: float | None = None
+    _told: bool = False
+    """The group itself has said how many tasks it has."""
 
     @property
     def completion_percentage(self) -> float:
@@ -145,7 +147,7 @@ class ParallelGroupTracker(BaseModel):
             return
         if self.status is GroupStatus.PENDING:
             self.status = GroupStatus.RUNNING
-        if event.parallel_index is not None:
+        if event.parallel_index is not None and not self._told:
             self.total = max(self.total, event.parallel_index + 1)
         if self.started_at is None:
             self.started_at = event.started_at
@@ -169,7 +171,7 @@ class ParallelGroupTracker(BaseModel):
 
     def _update_life(self, event: ExecutionEvent) -> None:
         """Takes over what the group says of itself: if its start was not seen, it knows more."""
-        self.status = _STATUS[event.event_type]
+        self.status, self._told = _STATUS[event.event_type], True
         if event.event_type is EventType.GROUP_STARTED:  # perhaps once more, in a state that was loaded
             self.started = self.completed = self.failed = self.cancelled = 0
             self.retries = self.replayed = 0

@@ -6,6 +6,7 @@ they are known by what is read of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import unquote
@@ -15,6 +16,8 @@ from parallamr_mp.text import count, one_line
 NAME_WIDTH = 40
 _ERROR_WIDTH = 300
 _INDENT = "  "
+_NUMBERED = re.compile(r"#\d+\Z")
+"""So end the addresses of groups."""
 
 Paint = Callable[[str, str], str]
 """A text in a colour, as `Screen.paint`."""
@@ -24,6 +27,7 @@ class Tracker(Protocol):
     """What is read of a `ParallelGroupTracker`, which counts what happens in one group."""
 
     address: str
+    name: str
     total: int
     started: int
     completed: int
@@ -86,26 +90,45 @@ def is_of_group(event: TaskEvent) -> bool:
     return event.event_type != "execution"
 
 
-def title_of(address: str, width: int = NAME_WIDTH) -> str:
-    """What a group or task is called: `Documents#1` of `Papers#1/paper 7/Documents#1`, cut if it is long."""
-    name, mark, number = address.rpartition("/")[2].rpartition("#")
+def title_of(part: str, width: int = NAME_WIDTH) -> str:
+    """What a part of an address says, cut if it is long; the number of a group is kept."""
+    name, mark, number = part.rpartition("#")
     if not mark:
         name, number = number, ""
     mark += one_line(number, 8)
     return one_line(unquote(name), width - len(mark)) + mark
 
 
-def depth_of(address: str) -> int:
-    """How many groups a group is in: groups and tasks take turns in an address."""
-    return address.count("/") // 2
+def parts_of(tracker: Tracker) -> list[str]:
+    """A group's address, in which groups and tasks take turns: `Papers#1`, `doc2`, `Pages#1`.
+
+    Empty of a sweep: its address is the path of a file.
+    """
+    parts = tracker.address.split("/")
+    ours = len(parts) % 2 and all(_NUMBERED.search(group) for group in parts[::2])
+    return parts if ours else []
 
 
-def label_of(address: str, width: int = NAME_WIDTH) -> str:
+def depth_of(tracker: Tracker) -> int:
+    """How many groups a group is in."""
+    return len(parts_of(tracker)) // 2
+
+
+def label_of(tracker: Tracker, width: int = NAME_WIDTH) -> str:
     """What a group is known by among others: `Documents#1`; `doc2/Pages#1` if the task `doc2` opened it."""
-    if not depth_of(address):
-        return title_of(address, width)
-    task, _, group = address.rpartition("/")
-    return f"{title_of(task, width // 2)}/{title_of(group, width // 2)}"
+    match parts_of(tracker):
+        case []:
+            return one_line(tracker.name, width)
+        case [group]:
+            return title_of(group, width)
+        case [*_, task, group]:
+            return f"{title_of(task, width // 2)}/{title_of(group, width // 2)}"
+    raise AssertionError
+
+
+def done_of(tracker: Tracker) -> int:
+    """How many tasks have ended."""
+    return tracker.completed + tracker.failed + tracker.cancelled
 
 
 def line_of(event: TaskEvent, paint: Paint = plain) -> str:
@@ -124,15 +147,18 @@ def indented(event: TaskEvent, tracker: Tracker | None, paint: Paint = plain) ->
     """
     if tracker is None:
         return line_of(event, paint)
-    margin = _INDENT * 2 * depth_of(tracker.address)
-    title = paint(label_of(tracker.address), "cyan")
+    margin = _INDENT * 2 * depth_of(tracker)
+    title = paint(label_of(tracker), "cyan")
     if is_of_group(event):
         if event.status != "started":
             return f"{margin}{summary(tracker, event.error_message, paint)}"
         return f"{margin}{title} started: {count(tracker.total, 'task')}"
-    number = "" if event.parallel_index is None else f"[{event.parallel_index + 1}/{tracker.total}] "
-    name = title_of(event.address) if event.name is None else one_line(event.name, NAME_WIDTH)
-    return f"{margin}{_INDENT}{title} ▸ {number}{name} {what_happened(event, paint)}"
+    # A row's name has its number; of rows it is of interest how many are done.
+    number = event.parallel_index + 1 if event.parallel_index is not None else done_of(tracker)
+    place = f"[{number if parts_of(tracker) else done_of(tracker)}/{tracker.total or '?'}]"
+    last = event.address.rpartition("/")[2]
+    name = title_of(last) if event.name is None else one_line(event.name, NAME_WIDTH)
+    return f"{margin}{_INDENT}{title} ▸ {place} {name} {what_happened(event, paint)}"
 
 
 def what_happened(event: TaskEvent, paint: Paint = plain) -> str:
@@ -145,7 +171,8 @@ def what_happened(event: TaskEvent, paint: Paint = plain) -> str:
         case "completed" if event.is_replayed:
             return f"{word} before (replayed)"
         case "completed":
-            return " in ".join(filter(None, (word, ", ".join(filter(None, (time, attempts))))))
+            text = " in ".join(filter(None, (word, ", ".join(filter(None, (time, attempts))))))
+            return ": ".join(filter(None, (text, error_of(event))))  # of a row: what to look at in it
         case "retrying":
             again = duration(event.delay or 0.0)
             return f"{word} in {again}: attempt {event.attempt} failed: {error_of(event)}"
@@ -183,7 +210,7 @@ def summary(tracker: Tracker, error: str | None = None, paint: Paint = plain) ->
     parts.append(duration(seconds))
     if seconds > 0 and tracker.busy_time > 0:
         parts.append(f"speed-up {tracker.busy_time / seconds:.1f}x")
-    text = f"{paint(label_of(tracker.address), 'cyan')} {word}: {' · '.join(parts)}"
+    text = f"{paint(label_of(tracker), 'cyan')} {word}: {' · '.join(parts)}"
     return f"{text} · {one_line(error, _ERROR_WIDTH)}" if error else text
 
 

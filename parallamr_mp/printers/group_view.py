@@ -11,6 +11,7 @@ from parallamr_mp.printers.executions import (
     TaskEvent,
     Tracker,
     depth_of,
+    done_of,
     error_of,
     indented,
     is_of_group,
@@ -124,7 +125,7 @@ class GroupView:
 
     def _draw(self, shown: _Shown) -> None:
         tracker, bar = shown.tracker, shown.bar
-        done = tracker.completed + tracker.failed + tracker.cancelled
+        done = done_of(tracker)
         if bar is not None:
             bar.total = tracker.total or None
             bar.show(done, _details(shown))
@@ -138,7 +139,7 @@ class GroupView:
             else ""
         )
         self._screen.write(
-            f"{label_of(tracker.address)}: {done}/{tracker.total or '?'} tasks{share}"
+            f"{label_of(tracker)}: {done}/{tracker.total or '?'} tasks{share}"
             f" · {rate:.1f} tasks/s{left} · {_details(shown)}"
         )
 
@@ -153,7 +154,7 @@ class GroupView:
 
 
 def _title(tracker: Tracker) -> str:
-    return "  " * min(4, depth_of(tracker.address)) + label_of(tracker.address, _TITLE_WIDTH)
+    return "  " * min(4, depth_of(tracker)) + label_of(tracker, _TITLE_WIDTH)
 
 
 def _details(shown: _Shown) -> str:

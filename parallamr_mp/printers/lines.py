@@ -14,6 +14,9 @@ from parallamr_mp.text import one_line
 class LinePrinter:
     """One line for each row, retry and worker, through tqdm so that a bar below stays whole."""
 
+    KINDS = (events.RowDone, events.AttemptFailed, events.WorkerStarted)
+    """What it needs to hear of."""
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self._screen = Screen(stream)
 

@@ -19,6 +19,10 @@ PLAIN_INTERVAL = 5.0
 """Seconds between lines of progress where there are no bars."""
 
 
+_TROUBLES = (events.Notice, events.EndpointChanged, events.WorkerLost, events.WriterLost, events.Stopping)
+_ROWS = (events.RowDone, events.AttemptFailed)
+
+
 class ParallelEventPrinter:
     """Shows groups and sweeps as they go on: a handler for an `EventBus`.
 
@@ -75,6 +79,14 @@ class ParallelEventPrinter:
         """Groups of which nothing more is shown: they stand for sweeps that are."""
         self._said_by_executions = False
 
+    @property
+    def sweep_kinds(self) -> tuple[type[events.Event], ...]:
+        """What it needs to hear of a sweep: of everything, it would be made more than is shown."""
+        if self._realtime:
+            # Rows have their lines by their own events where nobody publishes them as executions.
+            return (events.Execution, *_TROUBLES, *_ROWS)
+        return (*_TROUBLES, *_ROWS, events.RunStarted, events.Pulse, events.RunFinished)
+
     def __call__(self, event: events.Event) -> None:
         self.print_event(event)
 
@@ -108,6 +120,7 @@ class ParallelEventPrinter:
             tracker.update(event)
             if self._in_run:
                 self._quiet.add(group_id)
+                self._in_run = tracker.status == "running"  # without `RunFinished` if it could not go on
         self._said_by_executions = True
         if self._realtime or tracker is None:
             self._screen.write(indented(event, tracker, self._screen.paint))
