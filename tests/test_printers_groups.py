@@ -31,6 +31,7 @@ from parallamr_mp.parallel import (
     ParallelEventGroup,
     ParallelEventPrinter,
 )
+from parallamr_mp.printers.ticker import Ticker
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -325,6 +326,13 @@ def screen():
     screen.close()
 
 
+@pytest.fixture
+def short_screen():
+    screen = Screen(rows=6)
+    yield screen
+    screen.close()
+
+
 def test_many_groups_have_a_line_each_and_leave_nothing_but_their_summaries(screen):
     printer = ParallelEventPrinter("progress", screen.stream)
     names = [f"Group {number} " + "x" * (5 * number) for number in range(8)]
@@ -360,6 +368,27 @@ def test_many_groups_have_a_line_each_and_leave_nothing_but_their_summaries(scre
     lines = [line for line in screen.read() if line]
     assert len(lines) == len(groups)
     assert all("completed: 3 of 3 done" in line for line in lines)
+
+
+def test_more_groups_than_the_screen_has_lines_share_what_there_is(short_screen):
+    screen = short_screen
+    printer = ParallelEventPrinter("progress", screen.stream)
+    groups = [{"address": f"Group {number}#1", "group_id": str(number)} for number in range(12)]
+    for group in groups:
+        printer(of_group(EventType.GROUP_STARTED, **group))
+    for group in groups[:8]:
+        printer(of_group(EventType.GROUP_COMPLETED, completed=3, **group))
+    printer.refresh()
+    lines = [line for line in screen.read() if line]
+    assert all("completed: 3 of 3 done" in line for line in lines[:8])
+    assert {line[: len("Group 10#1")].rstrip() for line in lines[8:]} == {
+        "Group 8#1",
+        "Group 9#1",
+        "Group 10#1",
+        "Group 11#1",
+    }
+    printer.close()
+    assert [line for line in screen.read() if line] == lines[:8]
 
 
 def test_bars_fit_into_80_columns(screen):
@@ -402,23 +431,43 @@ def test_bars_go_on_while_nothing_happens():
     printer.close()
 
 
-def test_no_thread_stays_behind_a_group_or_a_printer():
-    def drawing():
-        return {thread for thread in threading.enumerate() if thread.name == "parallamr-printer"}
+def drawing():
+    return {thread for thread in threading.enumerate() if thread.name == "parallamr-printer"}
 
+
+def test_no_thread_stays_behind_a_group_that_ended_or_a_printer_that_was_closed():
     before = drawing()
-    printers = [ParallelEventPrinter("progress", Terminal()) for _ in range(3)]
-    for printer in printers:
-        printer(BEGIN)
+    ended, closed = (ParallelEventPrinter("progress", Terminal()) for _ in range(2))
+    ended(BEGIN)
+    closed(BEGIN)
     threads = drawing() - before
-    assert len(threads) == 3
-    printers[0](END)
-    printers[1].close()
-    del printer, printers  # the third one's group never ends
-    gc.collect()
+    assert len(threads) == 2
+    ended(END)
+    closed.close()
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_what_is_drawn_by_a_thread_is_not_kept_by_it():
+    class Picture:
+        def __init__(self):
+            self.ticker = Ticker(self.draw, 0.001)
+            self.drawn = threading.Event()
+
+        def draw(self):
+            self.drawn.set()
+
+    before = drawing()
+    picture = Picture()
+    picture.ticker.start()
+    picture.ticker.start()
+    (thread,) = drawing() - before
+    assert picture.drawn.wait(20)
+    del picture
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 # --- without a terminal ------------------------------------------------------------------------
@@ -537,13 +586,14 @@ def test_another_mode_is_refused():
         ParallelEventPrinter("film")
 
 
-def test_a_sweep_that_is_told_both_ways_has_one_bar():
+@pytest.mark.parametrize("run_first", [True, False])
+def test_a_sweep_that_is_told_both_ways_has_one_bar(run_first):
     stream = Terminal()
     printer = ParallelEventPrinter("progress", stream)
+    begin = [events.RunStarted(3, 0, 0, 2, 8, "r.csv"), BEGIN]
     row = events.RowDone(1, 0, "mock", "m", Status.OK, "", 1, 0.5, 3, 2, None)
     for event in (
-        BEGIN,
-        events.RunStarted(3, 0, 0, 2, 8, "r.csv"),
+        *(begin if run_first else reversed(begin)),
         started(0),
         completed(0),
         row,
@@ -555,6 +605,7 @@ def test_a_sweep_that_is_told_both_ways_has_one_bar():
     states = drawn(stream)
     assert "1/3 [" in states[-1]
     assert not any("completed" in state for state in states)
+    assert not (run_first and any("Documents" in state for state in states))
     assert printer.parallel_groups["g"].completed == 1
 
 

@@ -115,6 +115,8 @@ class Bar(_Tqdm):
         """Closes it; `others`, by their places, move up into the gap."""
         place = self.pos
         self.close()
+        if any(bar.pos == place for bar in others):
+            return  # tqdm has moved one there that had no room on the screen
         for bar in sorted(others, key=lambda bar: bar.pos):
             if bar.pos > place:
                 bar.clear()
