@@ -571,6 +571,16 @@ def test_a_group_that_runs_again_is_counted_anew():
     printer.close()
 
 
+def test_a_group_that_starts_again_before_its_end_was_told_has_a_new_bar():
+    stream = Terminal()
+    printer = ParallelEventPrinter("progress", stream)
+    for event in (BEGIN, started(0), started(1), BEGIN):
+        printer(event)
+    printer.refresh()
+    assert "in flight 0" in drawn(stream)[-1]
+    printer.close()
+
+
 def test_an_event_of_no_group_has_a_line_and_no_tracker():
     stream = io.StringIO()
     printer = ParallelEventPrinter("progress", stream)

@@ -106,6 +106,8 @@ class ParallelGroupTracker(BaseModel):
     status: GroupStatus = GroupStatus.PENDING
     total: int = 0
     """Tasks that were added; of a group whose start was not seen, those known of."""
+    total_is_known: bool = False
+    """The group itself has said it."""
     started: int = 0
     """Tasks that have started, however often they were tried."""
     completed: int = 0
@@ -114,11 +116,9 @@ class ParallelGroupTracker(BaseModel):
     retries: int = 0
     replayed: int = 0
     busy_time: float = 0.0
-    """Seconds that all ended tasks took together."""
+    """Seconds that all ended tasks took together, without those that were replayed."""
     started_at: float | None = None
     ended_at: float | None = None
-    _told: bool = False
-    """The group itself has said how many tasks it has."""
 
     @property
     def completion_percentage(self) -> float:
@@ -147,7 +147,7 @@ class ParallelGroupTracker(BaseModel):
             return
         if self.status is GroupStatus.PENDING:
             self.status = GroupStatus.RUNNING
-        if event.parallel_index is not None and not self._told:
+        if event.parallel_index is not None and not self.total_is_known:
             self.total = max(self.total, event.parallel_index + 1)
         if self.started_at is None:
             self.started_at = event.started_at
@@ -171,7 +171,7 @@ class ParallelGroupTracker(BaseModel):
 
     def _update_life(self, event: ExecutionEvent) -> None:
         """Takes over what the group says of itself: if its start was not seen, it knows more."""
-        self.status, self._told = _STATUS[event.event_type], True
+        self.status = _STATUS[event.event_type]
         if event.event_type is EventType.GROUP_STARTED:  # perhaps once more, in a state that was loaded
             self.started = self.completed = self.failed = self.cancelled = 0
             self.retries = self.replayed = 0
@@ -180,6 +180,7 @@ class ParallelGroupTracker(BaseModel):
             self.ended_at = event.timestamp
         if (group := event.group) is not None:
             self.address, self.name, self.total = group.address, group.name, group.total
+            self.total_is_known = True
             self.started_at, self.ended_at = group.started_at, group.ended_at
             self.completed = max(self.completed, group.completed)
             self.failed = max(self.failed, group.failed)

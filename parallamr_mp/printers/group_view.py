@@ -34,6 +34,8 @@ class _Shown:
     bar: Bar | None = None
     running: set[object] = field(default_factory=set)
     """Tasks that have started, and not ended; those that wait for a retry among them."""
+    drawn: tuple[int, str] = (0, "")
+    """How many tasks had ended when its bar was last drawn, and what else the bar said."""
 
 
 class GroupView:
@@ -49,6 +51,7 @@ class GroupView:
         self._shown: dict[str, _Shown] = {}
         self._lock = threading.RLock()
         self._ticker: Ticker | None = None
+        self._ticks = 0
 
     def show(self, event: TaskEvent, tracker: Tracker) -> None:
         """Takes an event into account; `tracker` has done so already."""
@@ -56,8 +59,11 @@ class GroupView:
             if is_of_group(event) and event.status != "started":
                 self._end(event, tracker)
                 return
+            if is_of_group(event):
+                self._begin(event, tracker)
+                return
             shown = self._shown.get(event.group_id or "") or self._begin(event, tracker)
-            if shown is None or is_of_group(event):
+            if shown is None:
                 return
             who = event.address if event.parallel_index is None else event.parallel_index
             if event.status in {"completed", "failed", "cancelled"}:
@@ -91,10 +97,8 @@ class GroupView:
         """Begins to show a group, unless it has ended: an event of it may come late."""
         if event.group_id is None or tracker.status not in {"pending", "running"}:
             return None
-        if (
-            old := self._shown.pop(event.group_id, None)
-        ) is not None:  # it runs again, in a state that was loaded
-            self._remove(old)
+        if (old := self._shown.pop(event.group_id, None)) is not None:
+            self._remove(old)  # it runs again, and nobody has told its end
         shown = self._shown[event.group_id] = _Shown(tracker)
         if self._screen.bars:
             shown.bar = self._screen.bar(tracker.total or None, "task", title=_title(tracker), leave=False)
@@ -102,7 +106,7 @@ class GroupView:
             self._draw(shown)
         seconds = _BAR_INTERVAL if shown.bar is not None else self._interval
         if self._ticker is None and seconds < threading.TIMEOUT_MAX:
-            self._ticker = Ticker(self.refresh, seconds)
+            self._ticker = Ticker(self._tick, seconds)
             self._ticker.start()
         return shown
 
@@ -123,24 +127,31 @@ class GroupView:
             self._ticker.stop()
             self._ticker = None
 
+    def _tick(self) -> None:
+        """Draws the bars that have changed, and once a second all, for the time on them."""
+        with self._lock:
+            self._ticks += 1
+            for shown in self._shown.values():
+                now = done_of(shown.tracker), _details(shown)
+                if shown.bar is None or shown.drawn != now or self._ticks % 10 == 0:
+                    self._draw(shown)
+
     def _draw(self, shown: _Shown) -> None:
         tracker, bar = shown.tracker, shown.bar
-        done = done_of(tracker)
+        done, details = shown.drawn = done_of(tracker), _details(shown)
         if bar is not None:
             bar.total = tracker.total or None
-            bar.show(done, _details(shown))
+            bar.show(done, details)
             return
         seconds = tracker.elapsed_time
         rate = done / max(1e-3, seconds)
         share = f" ({100 * done / tracker.total:.0f}%)" if tracker.total else ""
-        left = (
-            f" · {tqdm.format_interval((tracker.total - done) / rate)} left"
-            if rate > 0 and tracker.total
-            else ""
-        )
+        left = ""
+        if rate > 0 and tracker.total:
+            left = f" · {tqdm.format_interval((tracker.total - done) / rate)} left"
         self._screen.write(
             f"{label_of(tracker)}: {done}/{tracker.total or '?'} tasks{share}"
-            f" · {rate:.1f} tasks/s{left} · {_details(shown)}"
+            f" · {rate:.1f} tasks/s{left} · {details}"
         )
 
     def _align(self) -> None:

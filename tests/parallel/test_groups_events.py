@@ -272,6 +272,12 @@ def test_a_tracker_counts_time_and_leaves_other_groups_alone():
             is_replayed=True,
         )
     )
-    assert (tracker.completed, tracker.replayed, tracker.busy_time) == (1, 1, 2.5)
+    assert (tracker.completed, tracker.replayed, tracker.busy_time) == (1, 1, 0.0), "that was long ago"
+    tracker.update(
+        ExecutionEvent(
+            address="g#1/2", status=ExecutionStatus.FAILED, group_id="g", execution_time=2.5, parallel_index=3
+        )
+    )
+    assert (tracker.failed, tracker.busy_time, tracker.total) == (1, 2.5, 4)
     tracker.started_at, tracker.ended_at, tracker.status = 10.0, 14.0, GroupStatus.CANCELLED
     assert (tracker.elapsed_time, tracker.is_complete) == (4.0, True)
