@@ -89,7 +89,7 @@ class ExecutionEvent(BaseModel, Execution):
         if self.event_type is EventType.EXECUTION:
             address = address.rpartition("/")[0]
         name = unquote(address.rpartition("/")[2].partition("#")[0])
-        return ParallelGroupTracker(group_id=self.group_id, address=address, name=name)
+        return ParallelGroupTracker(group_id=self.group_id, address=address, name=name, total_is_known=False)
 
 
 class ParallelGroupTracker(BaseModel):
@@ -105,9 +105,9 @@ class ParallelGroupTracker(BaseModel):
     name: str = ""
     status: GroupStatus = GroupStatus.PENDING
     total: int = 0
-    """Tasks that were added; of a group whose start was not seen, those known of."""
-    total_is_known: bool = False
-    """The group itself has said it."""
+    """Tasks that were added; of a group whose start was not seen, those that were heard of."""
+    total_is_known: bool = True
+    """False until such a group says how many there are."""
     started: int = 0
     """Tasks that have started, however often they were tried."""
     completed: int = 0
@@ -136,7 +136,8 @@ class ParallelGroupTracker(BaseModel):
     def is_complete(self) -> bool:
         """The group has ended, however, or every task has its result."""
         ended = self.status not in {GroupStatus.PENDING, GroupStatus.RUNNING}
-        return ended or (self.total > 0 and self.completed + self.failed >= self.total)
+        all_there = self.total_is_known and self.completed + self.failed >= self.total > 0
+        return ended or all_there
 
     def update(self, event: ExecutionEvent) -> None:
         """Takes an event of its group into account; those of others are none of its business."""
