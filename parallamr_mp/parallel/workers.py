@@ -24,8 +24,6 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
-from tqdm import tqdm
-
 from parallamr_mp.engine.messages import Outcome
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import ProcessSeat, Seat, ThreadSeat
@@ -38,6 +36,7 @@ from parallamr_mp.parallel.remote import LocalCaller, Printed, called, processes
 from parallamr_mp.parallel.shipping import Parcel, Shipper, unpack
 from parallamr_mp.parallel.task import NOTHING, Task, current
 from parallamr_mp.policy.job import Job
+from parallamr_mp.printers import pass_on
 
 _PATIENCE = 5.0
 """Seconds in which idle workers must have ended before they are killed."""
@@ -169,9 +168,7 @@ class WorkerExecutor:
             self._end(job, value, error, outcome.seconds)
 
     def said(self, slot: Slot, what: Printed) -> None:  # noqa: ARG002
-        stream = sys.stdout if what.stream == "stdout" else sys.stderr
-        if stream is not None:
-            tqdm.write(what.text, file=stream, end="")
+        pass_on(what.text, sys.stdout if what.stream == "stdout" else sys.stderr)
 
     def slot_ready(self, slot: Slot) -> None:
         self._known[slot] = set()

@@ -13,5 +13,6 @@ from __future__ import annotations
 
 from parallamr_mp.printers.lines import EventPrinter, LinePrinter
 from parallamr_mp.printers.printer import PLAIN_INTERVAL, ParallelEventPrinter
+from parallamr_mp.printers.screen import pass_on
 
-__all__ = ["PLAIN_INTERVAL", "EventPrinter", "LinePrinter", "ParallelEventPrinter"]
+__all__ = ["PLAIN_INTERVAL", "EventPrinter", "LinePrinter", "ParallelEventPrinter", "pass_on"]

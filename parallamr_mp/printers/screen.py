@@ -90,6 +90,12 @@ class Screen:
         return self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def pass_on(text: str, stream: TextIO | None) -> None:
+    """Writes what a program of the user's has printed, as it is, and whole above the bars."""
+    if stream is not None:
+        tqdm.write(text, file=_Unfailing(stream), end="")
+
+
 class Bar(_Tqdm):
     """A bar that shows what it is told to, when it is told to."""
 
