@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 from parallamr_mp.events import EventBus, Execution
 from parallamr_mp.parallel.clock import Clock
@@ -99,35 +99,28 @@ def event_of(entry: Entry | ExecutionEvent) -> ExecutionEvent:
     if isinstance(entry, ExecutionEvent):
         return entry
     task, status, when, more = entry
-    fields: dict[str, Any]
+    attempt, seconds, delay, message, kind, replayed = 1, None, None, None, None, False
     if isinstance(more, ExecutionResult):
-        fields = {
-            "attempt": more.attempts,
-            "execution_time": more.execution_time,
-            "error_message": more.error_message,
-            "error_type": more.error_type,
-            "is_replayed": more.is_replayed,
-        }
+        attempt, seconds, replayed = more.attempts, more.execution_time, more.is_replayed
+        message, kind = more.error_message, more.error_type
     elif isinstance(more, Retrying):
-        fields = {
-            "attempt": more.attempt,
-            "execution_time": more.seconds,
-            "delay": more.delay,
-            "error_message": more.error_message,
-            "error_type": more.error_type,
-        }
-    else:
-        fields = {"attempt": 0 if more else 1, "is_replayed": more}
-    return ExecutionEvent(
+        attempt, seconds, delay, message, kind = more
+    elif more:
+        attempt, replayed = 0, True
+    return ExecutionEvent.of_task(
         address=task.address,
         status=status,
-        is_parallel=True,
         group_id=task.group.id,
         parallel_index=task.index,
         name=task.name,
         timestamp=when,
         started_at=task.started_at or None,
-        **fields,
+        attempt=attempt,
+        execution_time=seconds,
+        delay=delay,
+        error_message=message,
+        error_type=kind,
+        is_replayed=replayed,
     )
 
 

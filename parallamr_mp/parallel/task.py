@@ -83,7 +83,7 @@ def quoted(name: str) -> str:
     >>> quoted("50 % of a/b")
     '50 %25 of a%2Fb'
     """
-    return name.translate(_ESCAPES)
+    return name if name.isidentifier() else name.translate(_ESCAPES)  # most are, and every event asks
 
 
 current: ContextVar[Task | None] = ContextVar("current", default=None)

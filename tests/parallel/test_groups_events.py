@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from collections import defaultdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support.grouping import Gates, HandClock, longest, run, watched
 
 from parallamr_mp.events import EventBus
@@ -277,6 +280,48 @@ def test_a_tracker_of_a_group_met_late_knows_only_what_it_heard_of():
     tracker.update(first.model_copy(update={"parallel_index": 3, "status": ExecutionStatus.STARTED}))
     assert (tracker.total, tracker.completion_percentage) == (4, 25.0)
     assert ParallelGroupTracker.model_validate_json(tracker.model_dump_json()) == tracker
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "address": texts,
+            "status": st.sampled_from(ExecutionStatus),
+            "group_id": st.none() | texts,
+            "parallel_index": st.none() | st.integers(0, 10**9),
+            "name": st.none() | texts,
+            "timestamp": st.floats(allow_nan=False, allow_infinity=False),
+            "started_at": optional_floats,
+            "attempt": st.integers(0, 10**9),
+        },
+        optional={
+            "execution_time": optional_floats,
+            "delay": optional_floats,
+            "error_message": st.none() | texts,
+            "error_type": st.none() | texts,
+            "is_replayed": st.booleans(),
+        },
+    )
+)
+def test_the_event_of_a_task_that_was_not_validated_is_no_other_than_one_that_was(fields):
+    event = ExecutionEvent.of_task(**fields)
+    validated = ExecutionEvent(**fields, is_parallel=True)
+    for other in (
+        validated,
+        ExecutionEvent.model_validate_json(event.model_dump_json()),
+        ExecutionEvent.model_validate_json(event.model_dump_json(exclude_unset=True)),
+        ExecutionEvent.model_validate_json(event.model_dump_json(exclude_defaults=True)),
+        pickle.loads(pickle.dumps(event)),
+        copy.deepcopy(event),
+    ):
+        assert other == event
+        assert (repr(other), hash(other)) == (repr(event), hash(event))
+    assert list(vars(event)) == list(ExecutionEvent.model_fields)
+    assert event.model_fields_set == set(ExecutionEvent.model_fields)
+    assert event.model_copy(update={"name": "other"}).name == "other"
+    with pytest.raises(ValidationError, match="frozen"):
+        event.name = "other"
+    assert event == validated
 
 
 def test_a_tracker_counts_time_and_leaves_other_groups_alone():
