@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ParallelDisplayMode,
     )
     from parallamr_mp.parallel.manager import ParallelExecutionManager
+    from parallamr_mp.parallel.metrics import GroupMetrics, StateMetrics
     from parallamr_mp.parallel.models import ExecutionEvent, ParallelEventGroup, ParallelGroupTracker
     from parallamr_mp.parallel.result import ExecutionResult
     from parallamr_mp.parallel.state import ExecutionState
@@ -67,6 +68,7 @@ _HOMES = {
         "ParallelDisplayMode",
     ),
     "parallamr_mp.parallel.manager": ("ParallelExecutionManager",),
+    "parallamr_mp.parallel.metrics": ("GroupMetrics", "StateMetrics"),
     "parallamr_mp.parallel.models": ("ExecutionEvent", "ParallelEventGroup", "ParallelGroupTracker"),
     "parallamr_mp.parallel.result": ("ExecutionResult",),
     "parallamr_mp.parallel.state": ("ExecutionState",),
@@ -95,6 +97,7 @@ __all__ = [
     "ExecutionStatus",
     "ExperimentRunner",
     "FileLoader",
+    "GroupMetrics",
     "GroupStatus",
     "IncrementalCSVWriter",
     "MissingKey",
@@ -115,6 +118,7 @@ __all__ = [
     "ProviderSettings",
     "Reply",
     "RunSummary",
+    "StateMetrics",
     "Status",
     "WriterClosed",
     "__version__",

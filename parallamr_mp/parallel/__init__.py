@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ParallelDisplayMode,
     )
     from parallamr_mp.parallel.manager import ParallelExecutionManager
+    from parallamr_mp.parallel.metrics import GroupMetrics, StateMetrics
     from parallamr_mp.parallel.models import ExecutionEvent, ParallelEventGroup, ParallelGroupTracker
     from parallamr_mp.parallel.result import ExecutionResult
     from parallamr_mp.parallel.state import ExecutionState
@@ -52,12 +53,14 @@ _HOMES = {
     "ExecutionResult": "parallamr_mp.parallel.result",
     "ExecutionState": "parallamr_mp.parallel.state",
     "ExecutionStatus": "parallamr_mp.parallel.enums",
+    "GroupMetrics": "parallamr_mp.parallel.metrics",
     "GroupStatus": "parallamr_mp.parallel.enums",
     "ParallelDisplayMode": "parallamr_mp.parallel.enums",
     "ParallelEventGroup": "parallamr_mp.parallel.models",
     "ParallelEventPrinter": "parallamr_mp.printers",
     "ParallelExecutionManager": "parallamr_mp.parallel.manager",
     "ParallelGroupTracker": "parallamr_mp.parallel.models",
+    "StateMetrics": "parallamr_mp.parallel.metrics",
 }
 
 __all__ = [
@@ -70,12 +73,14 @@ __all__ = [
     "ExecutionResult",
     "ExecutionState",
     "ExecutionStatus",
+    "GroupMetrics",
     "GroupStatus",
     "ParallelDisplayMode",
     "ParallelEventGroup",
     "ParallelEventPrinter",
     "ParallelExecutionManager",
     "ParallelGroupTracker",
+    "StateMetrics",
 ]
 
 

@@ -1,0 +1,514 @@
+"""Metrics of a state: counted from its history, whatever became of its groups; as JSON and for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from support.grouping import Gates, HandClock, longest, run, settle
+
+from parallamr_mp.parallel import ExecutionState, StateMetrics
+from parallamr_mp.parallel.measuring import metrics_of, union
+
+
+class Work:
+    """Calls that take so many seconds of a clock wound by hand; each fails so often before it succeeds."""
+
+    def __init__(self, clock):
+        self.clock, self.inside, self.most, self.spent = clock, 0, 0, []
+
+    def __call__(self, seconds, failures=0):
+        left = iter(range(failures))
+
+        async def call():
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            began, due = self.clock.time, asyncio.get_running_loop().create_future()
+            self.clock.call_later(seconds, lambda: due.done() or due.set_result(None))
+            try:
+                await due
+            finally:
+                self.inside -= 1
+                self.spent.append(self.clock.time - began)
+            if next(left, None) is not None:
+                raise OSError("not yet")
+
+        return call
+
+
+def at_work(**options):
+    clock = HandClock()
+    return clock, ExecutionState(clock=clock, uniform=longest, **options), Work(clock)
+
+
+async def finish(clock, group, step=0.5):
+    """Lets time pass until the group is over."""
+    task = asyncio.create_task(group)
+    await settle()
+    while not task.done():
+        await clock.advance(step)
+    return await task
+
+
+def numbers(metrics, *names):
+    return tuple(getattr(metrics, name) for name in names)
+
+
+def test_a_group_tells_its_counts_times_and_speed_up():
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel(2, name="Documents") as p:
+                for seconds in (4, 1, 2, 1):
+                    p.add(work(seconds))
+                p.add(asyncio.sleep(0))
+                p.add(work(3, failures=1))
+
+        await finish(clock, group(), 1)
+        metrics = state.metrics()
+        (one,) = metrics.groups
+        assert numbers(one, "address", "name", "status", "max_workers") == (
+            "Documents#1",
+            "Documents",
+            "completed",
+            2,
+        )
+        assert metrics.group("Documents#1") is one
+        assert numbers(one, "added", "started", "completed", "failed", "cancelled", "running") == (
+            *(6, 6, 5, 1),
+            *(0, 0),
+        )
+        assert numbers(one, "attempts", "retries", "replayed", "rejected", "rejections") == (6, 0, 0, 0, 0)
+        assert numbers(one, "busy_seconds", "wall_seconds", "speed_up", "peak") == (11, 7, 11 / 7, 2)
+        latency = one.latency
+        assert numbers(latency, "count", "total", "p50", "p90", "p95", "p99", "max") == (6, 11, 1, 4, 4, 4, 4)
+        assert latency.mean == pytest.approx(11 / 6)
+        assert dict(latency.buckets)[0.5] == 1
+        assert dict(latency.buckets)[1.0] == 3
+        assert dict(latency.buckets)[5.0] == 6
+        assert metrics.total == type(metrics.total)(
+            **{name: getattr(one, name) for name in type(metrics.total).model_fields}
+        )
+        assert metrics.timestamp == clock.wall()
+        with pytest.raises(KeyError, match="Nothing#1"):
+            metrics.group("Nothing#1")
+
+    run(main())
+
+
+def test_percentiles_are_values_that_occurred():
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel(200) as p:
+                for seconds in range(200, 0, -1):
+                    p.add(work(seconds))
+
+        await finish(clock, group(), 50)
+        latency = state.metrics().total.latency
+        assert numbers(latency, "p50", "p90", "p95", "p99", "max") == (100, 180, 190, 198, 200)
+        assert latency.mean == 100.5
+
+    run(main())
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), max_size=12),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 0.25, 1.0, 3.0]),
+    st.none() | st.integers(1, 3),
+)
+def test_whatever_is_retried_or_rejected_the_numbers_are_those_that_the_calls_saw(
+    tasks, workers, delay, threshold
+):
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel(
+                workers,
+                max_retries=2,
+                retry_delay=delay,
+                circuit_breaker_threshold=threshold,
+                circuit_breaker_timeout=2,
+            ) as p:
+                for seconds, failures in tasks:
+                    p.add(work(seconds, failures))
+                return await p.gather()
+
+        results = await finish(clock, group())
+        metrics = state.metrics()
+        total = metrics.total
+        assert total.peak == work.most
+        assert total.attempts == len(work.spent)
+        assert total.busy_seconds == sum(work.spent)
+        assert (total.added, total.running) == (len(tasks), 0)
+        assert total.completed == sum(result.ok for result in results)
+        assert total.failed == len(tasks) - total.completed
+        assert total.rejected == sum(result.error_type == "CircuitOpen" for result in results)
+        assert total.started == total.latency.count == sum(result.attempts > 0 for result in results)
+        assert total.retries == sum(event.status == "retrying" for event in state.history)
+        assert total.attempts + total.rejections == len(tasks) + total.retries
+        assert state.metrics() == metrics
+        assert StateMetrics.model_validate_json(metrics.model_dump_json()) == metrics
+        assert metrics_of(list(state.history), state_id=state.id, now=metrics.timestamp) == metrics
+
+    run(main())
+
+
+def test_a_task_that_waits_for_its_retry_counts_as_running_and_not_as_in_flight():
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel(1, max_retries=1, retry_delay=10) as p:
+                p.add(work(1, failures=1))
+                p.add(work(2))
+
+        task = asyncio.create_task(group())
+        await clock.advance(2)
+        (one,) = state.metrics().groups
+        assert numbers(one, "status", "running", "attempts", "retries", "peak") == ("running", 2, 2, 1, 1)
+        assert numbers(one, "busy_seconds", "wall_seconds", "speed_up") == (1, 2, 0.5)
+        assert one.latency.count == 0
+        await clock.advance(30)
+        await task
+        (one,) = state.metrics().groups
+        assert numbers(one, "status", "running", "attempts", "peak") == ("completed", 0, 3, 1)
+        assert (one.busy_seconds, one.wall_seconds) == (4, 12)
+
+    run(main())
+
+
+def test_rejections_by_the_breaker_are_counted_apart():
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel(1, circuit_breaker_threshold=2, circuit_breaker_timeout=60) as p:
+                for _ in range(5):
+                    p.add(work(1, failures=1))
+
+        await finish(clock, group())
+        total = state.metrics().total
+        assert numbers(total, "started", "failed", "rejected", "rejections", "attempts") == (2, 5, 3, 3, 2)
+        assert total.latency.count == 2
+
+    run(main())
+
+
+def test_an_error_of_a_task_that_is_named_as_the_breakers_is_no_rejection():
+    class CircuitOpen(Exception):  # noqa: N818
+        pass
+
+    async def refuse():
+        raise CircuitOpen
+
+    async def main():
+        state = ExecutionState()
+        async with state.parallel(max_retries=1, retry_delay=0) as p:
+            p.add(refuse)
+        total = state.metrics().total
+        assert numbers(total, "failed", "attempts", "retries", "rejected", "rejections") == (1, 2, 1, 0, 0)
+
+    run(main())
+
+
+def test_groups_without_tasks_and_states_without_groups_have_numbers_too():
+    async def main():
+        state = ExecutionState(clock=HandClock(), state_id="mine")
+        nothing = state.metrics()
+        assert (nothing.groups, nothing.state_id) == ((), "mine")
+        async with state.parallel(name="later"):
+            assert state.metrics() == nothing  # it has not started
+        metrics = state.metrics()
+        assert metrics.groups[0].status == "completed"
+        for one in (nothing.total, metrics.total, metrics.groups[0]):
+            assert numbers(one, "added", "peak", "wall_seconds", "speed_up") == (0, 0, 0, None)
+            assert numbers(one.latency, "count", "mean", "p50", "max") == (0, None, None, None)
+        for one in (nothing, metrics):
+            assert StateMetrics.model_validate_json(one.model_dump_json()) == one
+            assert list(text_string_to_metric_families(one.to_prometheus()))
+
+    run(main())
+
+
+def test_tasks_that_were_cancelled_are_counted_and_have_no_latency():
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel(2, timeout=2) as p:
+                for seconds in (1, 5, 5, 5):
+                    p.add(work(seconds))
+
+        with pytest.raises(TimeoutError):
+            await finish(clock, group())
+        (one,) = state.metrics().groups
+        assert numbers(one, "status", "added", "started", "completed", "cancelled", "running") == (
+            *("failed", 4, 3),
+            *(1, 2, 0),
+        )
+        assert numbers(one, "busy_seconds", "wall_seconds", "peak") == (4, 2, 2)
+        assert one.latency.count == 1
+
+    run(main())
+
+
+def test_of_groups_that_run_at_once_the_time_counts_once():
+    async def main():
+        clock, state, work = at_work()
+
+        async def group(*times, name):
+            async with state.parallel(name=name) as p:
+                for seconds in times:
+                    p.add(work(seconds))
+
+        first = asyncio.create_task(group(4, 4, name="a"))
+        await clock.advance(2)
+        second = asyncio.create_task(group(4, 4, 1, name="a"))
+        await clock.advance(14)
+        await asyncio.gather(first, second)
+        await finish(clock, group(3, name="b"), 3)
+        metrics = state.metrics()
+        assert [numbers(one, "address", "wall_seconds", "peak") for one in metrics.groups] == [
+            ("a#1", 4, 2),
+            ("a#2", 4, 3),
+            ("b#1", 3, 1),
+        ]
+        assert numbers(metrics.total, "wall_seconds", "busy_seconds", "peak") == (6 + 3, 20, 5)
+
+    run(main())
+
+
+def test_a_task_and_the_tasks_of_a_group_that_it_opens_are_all_counted():
+    async def main():
+        clock, state, work = at_work()
+
+        async def outer():
+            async with state.parallel(name="inner") as p:
+                p.add(work(2))
+                p.add(work(2))
+
+        async def group():
+            async with state.parallel(name="outer") as p:
+                p.add(outer)
+
+        await finish(clock, group())
+        metrics = state.metrics()
+        assert numbers(metrics.group("outer#1"), "busy_seconds", "wall_seconds", "peak") == (2, 2, 1)
+        assert numbers(metrics.group("outer#1/task_0/inner#1"), "busy_seconds", "peak") == (4, 2)
+        assert numbers(metrics.total, "busy_seconds", "wall_seconds", "peak") == (6, 2, 3)
+
+    run(main())
+
+
+def test_replayed_tasks_are_counted_and_their_time_is_not(tmp_path):
+    async def main():
+        clock, state, _ = at_work()
+        keep, again = tmp_path / "state", OSError("again")
+
+        async def group(state, clock, error):
+            async with state.parallel(1, name="Documents") as p:
+                for seconds in (1, 2):
+                    p.add(slow, clock, seconds)
+                p.add(fails, error)
+
+        async def slow(clock, seconds):
+            await Work(clock)(seconds)()
+
+        async def fails(error):
+            if error is not None:
+                raise error
+
+        await finish(clock, group(state, clock, again))
+        before = state.metrics()
+        state.save(keep)
+        loaded = ExecutionState.load(keep)
+        loaded._clock = clock
+        assert loaded.metrics() == before
+        await finish(clock, group(loaded, clock, None))
+        metrics = loaded.metrics()
+        (one,) = metrics.groups
+        assert numbers(one, "added", "started", "completed", "replayed", "failed") == (3, 1, 3, 2, 0)
+        assert numbers(one, "attempts", "busy_seconds", "speed_up", "peak") == (1, 0, None, 1)
+        assert one.latency.count == 1
+        loaded.save(keep)
+        assert ExecutionState.load(keep).metrics().groups == metrics.groups
+
+    run(main())
+
+
+def test_a_group_that_was_saved_while_it_ran_does_not_run_for_ever(tmp_path):
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel(2, name="cut") as p:
+                for seconds in (1, 2, 9):
+                    p.add(work(seconds))
+
+        task = asyncio.create_task(group())
+        await clock.advance(4)
+        state.save(tmp_path / "s")
+        running = state.metrics().groups[0]
+        assert numbers(running, "status", "running", "wall_seconds") == ("running", 1, 4)
+        await clock.advance(30)
+        await task
+        loaded = ExecutionState.load(tmp_path / "s")
+        (one,) = loaded.metrics().groups
+        assert numbers(one, "status", "running", "completed", "started") == ("cancelled", 0, 2, 3)
+        assert numbers(one, "wall_seconds", "busy_seconds", "peak") == (2, 3, 2)
+        for _ in range(3):  # what was cut off takes no place in the peak of what comes later
+            async with loaded.parallel(1, name="next") as p:
+                p.add(asyncio.sleep(0))
+        assert loaded.metrics().total.peak == 2
+
+    run(main())
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10)), max_size=8))
+def test_a_union_covers_each_second_once(spans):
+    seconds = {second for start, length in spans for second in range(start, start + length)}
+    assert union((float(start), float(length)) for start, length in spans) == len(seconds)
+
+
+# --- Prometheus --------------------------------------------------------------------------------
+
+
+def samples_of(text):
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+NAMES = ["plain", 'quoted "name"', "back\\slash", "new\nline", "Ünïcode 文件", "{a=b}, #1/2 % ", ""]
+
+
+def test_prometheus_reads_what_the_models_say_by_whatever_name():
+    async def main():
+        clock, state, work = at_work()
+        gates = Gates()
+
+        async def group(name):
+            async with state.parallel(2, name=name, max_retries=1, circuit_breaker_threshold=2) as p:
+                p.add(work(1, failures=1))
+                p.add(work(0.02))
+                p.add(work(400, failures=9))
+
+        for name in NAMES:
+            await finish(clock, group(name), 100)
+        waiting = asyncio.create_task(one_task(state, gates))
+        await settle()
+        metrics = state.metrics()
+        samples = samples_of(metrics.to_prometheus())
+        assert len(metrics.groups) == len(NAMES) + 1
+        for one in metrics.groups:
+            labels = (("group", one.address), ("name", one.name))
+
+            def value(name, *more, labels=labels):
+                return samples[name, tuple(sorted((*labels, *more)))]
+
+            for name, expected in {
+                "tasks_added_total": one.added,
+                "tasks_started_total": one.started,
+                "attempts_total": one.attempts,
+                "retries_total": one.retries,
+                "rejections_total": one.rejections,
+                "busy_seconds_total": one.busy_seconds,
+                "tasks_running": one.running,
+                "concurrency_limit": one.max_workers,
+                "concurrency_peak": one.peak,
+                "wall_seconds": one.wall_seconds,
+                "task_duration_seconds_count": one.latency.count,
+                "task_duration_seconds_sum": one.latency.total,
+            }.items():
+                assert value(f"parallamr_{name}") == expected, name
+            ended = {
+                status: value("parallamr_tasks_total", ("status", status))
+                for status in ("completed", "replayed", "failed", "rejected", "cancelled")
+            }
+            assert sum(ended.values()) + one.running == one.added
+            assert value("parallamr_group_status", ("status", one.status.value)) == 1
+            buckets = [
+                value("parallamr_task_duration_seconds_bucket", ("le", le))
+                for le in ("0.025", "1.0", "300.0", "1800.0", "+Inf")
+            ]
+            assert buckets == ([0] * 5 if one.running else [1, 1, 2, 3, 3])
+            speed_up = samples.get(("parallamr_speedup_ratio", labels))
+            assert speed_up == one.speed_up
+        assert samples["parallamr_state_wall_seconds", ()] == metrics.total.wall_seconds
+        assert samples["parallamr_state_concurrency_peak", ()] == metrics.total.peak
+        assert samples["parallamr_state_speedup_ratio", ()] == metrics.total.speed_up
+        await gates.open("x")
+        await waiting
+
+    run(main())
+
+
+async def one_task(state, gates):
+    async with state.parallel(name="waits") as p:
+        p.add(gates, "x")
+
+
+def test_names_and_types_are_as_prometheus_wants_them():
+    state = ExecutionState()
+
+    async def main():
+        async with state.parallel() as p:
+            p.add(asyncio.sleep(0))
+
+    run(main())
+    text = state.metrics().to_prometheus()
+    families = list(text_string_to_metric_families(text))
+    assert len({family.name for family in families}) == len(families) > 10
+    for family in families:
+        assert re.fullmatch(r"parallamr_[a-z_]+", family.name)
+        assert family.documentation.endswith(".")
+        assert family.samples
+        counted = [sample for sample in family.samples if sample.name.endswith("_total")]
+        assert bool(counted) == (family.type == "counter")
+        assert not any(math.isnan(sample.value) for sample in family.samples)
+    assert {family.type for family in families} == {"counter", "gauge", "histogram"}
+    assert text.endswith("\n")
+
+
+def test_metrics_that_went_through_json_tell_prometheus_the_same():
+    async def main():
+        clock, state, work = at_work()
+
+        async def group():
+            async with state.parallel() as p:
+                p.add(work(1.1))
+
+        await finish(clock, group())
+        metrics = state.metrics()
+        read = StateMetrics.model_validate_json(metrics.model_dump_json(indent=2))
+        assert read.to_prometheus() == metrics.to_prometheus()
+
+    run(main())
+
+
+def test_without_the_extra_prometheus_is_refused_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'parallamr-mp[metrics]'")):
+        ExecutionState().metrics().to_prometheus()
+
+
+def test_metrics_that_go_to_json_do_not_load_the_extra():
+    code = (
+        "import sys; from parallamr_mp.parallel import ExecutionState;"
+        "ExecutionState().metrics().model_dump_json(); assert 'prometheus_client' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True)
