@@ -111,6 +111,30 @@ class EventBus:
             except Exception as error:
                 subscription.log_failure(error, type(event).__name__)
 
+    @property
+    def congested(self) -> bool:
+        """Whether an async handler is far behind (`mailbox.FULL`).
+
+        Publishing goes on working: no event is dropped, and none waits. But who
+        is about to cause many more should wait for `when_room`. Never so in an
+        async handler, for it would wait for itself.
+        """
+        return any(
+            subscription.mailbox is not None and subscription.mailbox.full
+            for subscription in self._subscriptions
+        )
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """On a congested bus: has the event loop call it, once, when a handler that is behind catches up.
+
+        Once, however often it is asked for meanwhile. Look again then: another
+        may be behind. Without congestion it is never called.
+        """
+        for subscription in self._subscriptions:
+            if subscription.mailbox is not None and subscription.mailbox.full:
+                subscription.mailbox.when_room(callback)
+                return
+
     async def drain(self) -> None:
         """Returns when the async handlers are through with all that was published before.
 

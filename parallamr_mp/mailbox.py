@@ -5,6 +5,10 @@
 One mailbox a handler, used by the thread of one event loop: no lock. The handler
 gets one event after the other, in the order they were published; several
 handlers do not wait for each other.
+
+Publishing waits for nobody, and no event is dropped: a mailbox has no bound of
+its own. It says when it is `full`, and who makes events by the thousand stops
+until there is room.
 """
 
 from __future__ import annotations
@@ -12,8 +16,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
+
+FULL = 10_000
+"""So many events wait for a handler: its mailbox is full."""
 
 _in_handler: ContextVar[bool] = ContextVar("_in_handler", default=False)
 """Whether the current code runs in an async handler, or in a task that one has started."""
@@ -30,6 +37,19 @@ class Mailbox:
         self._context, self._failed = context, failed
         self._waiting: deque[tuple[Awaitable[Any], str]] = deque()
         self._pump: asyncio.Task[None] | None = None
+        self._for_room: dict[Callable[[], object], Context] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that no more should be made. Never in a handler: it would wait for itself."""
+        return len(self._waiting) >= FULL and not _in_handler.get()
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """Has it called by the event loop, in the present context, when at most half of `FULL` waits.
+
+        Once, however often it is asked for meanwhile.
+        """
+        self._for_room.setdefault(callback, copy_context())
 
     def put(self, answer: Awaitable[Any], about: str) -> None:
         """What an async handler returned for an event is awaited: by the running loop, or here and now."""
@@ -56,7 +76,16 @@ class Mailbox:
     async def _run(self) -> None:
         _in_handler.set(True)
         while self._waiting:
-            await self._deliver(*self._waiting.popleft())
+            answer, about = self._waiting.popleft()
+            if self._for_room and len(self._waiting) <= FULL // 2:
+                self._tell_room()
+            await self._deliver(answer, about)
+
+    def _tell_room(self) -> None:
+        loop, told = asyncio.get_running_loop(), self._for_room
+        self._for_room = {}
+        for callback, context in told.items():
+            loop.call_soon(callback, context=context)
 
     def _stopped(self, pump: asyncio.Task[None]) -> None:
         """A pump that is cancelled, as by the end of `asyncio.run`, leaves what it had not come to."""
@@ -65,6 +94,7 @@ class Mailbox:
                 if isinstance(answer, Coroutine):
                     answer.close()
             self._waiting.clear()
+            self._tell_room()
 
     async def _deliver(self, answer: Awaitable[Any], about: str) -> None:
         try:

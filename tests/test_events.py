@@ -7,6 +7,10 @@ import subprocess
 import sys
 from contextvars import ContextVar
 
+import pytest
+from support.grouping import settle
+
+from parallamr_mp import mailbox
 from parallamr_mp.events import EventBus, Execution, Notice, RunFinished, Stopping, WriterLost
 
 
@@ -248,6 +252,158 @@ def test_events_left_when_a_loop_ends_leave_no_warning_and_the_next_loop_starts_
     asyncio.run(main("stuck", "left", "behind"))
     asyncio.run(main("a", "b"))
     assert got == ["stuck", "a", "b"]
+
+
+class Slow:
+    """An async handler that takes each event when it is let."""
+
+    def __init__(self):
+        self.got, self.permits = [], asyncio.Semaphore(0)
+
+    async def __call__(self, event):
+        await self.permits.acquire()
+        self.got.append(event.text)
+
+    async def take(self, number):
+        for _ in range(number):
+            self.permits.release()
+        await settle()
+
+
+def test_a_bus_says_when_an_async_handler_is_far_behind_and_when_it_has_caught_up(monkeypatch):
+    monkeypatch.setattr(mailbox, "FULL", 10)
+    bus, calls = EventBus(), []
+
+    async def main():
+        slow = Slow()
+        bus.subscribe(lambda event: None)
+        assert not bus.congested
+        bus.subscribe(slow)
+        for event in notices(9):
+            bus.publish(event)
+            assert not bus.congested
+        for event in notices(6):
+            bus.publish(event)
+        assert bus.congested
+
+        def caught_up():
+            calls.append(len(slow.got))
+
+        bus.when_room(caught_up)
+        bus.when_room(caught_up)
+        await slow.take(9)  # one is in the handler's hands, five wait
+        assert calls == [9]
+        assert not bus.congested
+        await slow.take(6)
+        await bus.drain()
+        assert calls == [9]  # once
+        assert len(slow.got) == 15  # nothing was dropped
+
+    asyncio.run(main())
+
+
+def test_who_waits_for_room_looks_again_and_may_find_another_handler_behind(monkeypatch):
+    monkeypatch.setattr(mailbox, "FULL", 4)
+    bus, log = EventBus(), []
+
+    async def main():
+        first, second = Slow(), Slow()
+        bus.subscribe(first)
+        bus.subscribe(second)
+        for event in notices(8):
+            bus.publish(event)
+
+        def again():
+            log.append(bus.congested)
+            bus.when_room(again)
+
+        again()
+        await first.take(8)
+        assert log == [True, True]
+        await second.take(8)
+        assert log == [True, True, False]
+        await bus.drain()
+
+    asyncio.run(main())
+
+
+def test_a_publisher_that_waits_for_room_is_called_in_its_own_context_and_may_be_held_again(monkeypatch):
+    monkeypatch.setattr(mailbox, "FULL", 4)
+    bus, left = EventBus(), notices(100)
+    who = ContextVar("who", default="nobody")
+    most, callers = [], set()
+
+    async def main():
+        slow, done = Slow(), asyncio.Event()
+        bus.subscribe(slow)
+
+        def publish():
+            callers.add(who.get())
+            while left and not bus.congested:
+                bus.publish(left.pop())
+            if left:
+                bus.when_room(publish)
+            else:
+                done.set()
+
+        who.set("publisher")
+        publish()
+        while not done.is_set():
+            most.append(100 - len(left) - len(slow.got))
+            await slow.take(1)
+        await slow.take(100 - len(slow.got))
+        await bus.drain()
+        assert len(slow.got) == 100
+
+    asyncio.run(main())
+    assert max(most) <= 5  # four, and the one in the handler's hands
+    assert callers == {"publisher"}
+
+
+def test_an_async_handler_never_finds_the_bus_congested_for_it_would_wait_for_itself(monkeypatch):
+    monkeypatch.setattr(mailbox, "FULL", 2)
+    bus, found = EventBus(), []
+
+    async def main():
+        async def handler(event):
+            found.append(bus.congested)
+
+        bus.subscribe(handler)
+        for event in notices(5):
+            bus.publish(event)
+        assert bus.congested
+        await bus.drain()
+
+    asyncio.run(main())
+    assert found == [False] * 5
+
+
+@pytest.mark.parametrize("how", ["unsubscribed", "cancelled"])
+def test_who_waits_for_room_is_called_though_the_handler_that_was_behind_goes_away(monkeypatch, how):
+    monkeypatch.setattr(mailbox, "FULL", 2)
+    bus, calls = EventBus(), []
+
+    async def main():
+        slow, before = Slow(), asyncio.all_tasks()
+        leave = bus.subscribe(slow)
+        for event in notices(5):
+            bus.publish(event)
+        bus.when_room(lambda: calls.append(bus.congested))
+        if how == "unsubscribed":
+            leave()
+            assert not bus.congested
+            await slow.take(5)
+            assert len(slow.got) == 5
+        else:
+            await asyncio.sleep(0)
+            for pump in asyncio.all_tasks() - before:
+                pump.cancel()
+                await asyncio.wait([pump])
+            await asyncio.sleep(0)
+        await bus.drain()
+
+    asyncio.run(main())
+    assert calls == [False]
 
 
 def test_a_bus_without_async_handlers_brings_no_asyncio():
