@@ -16,6 +16,11 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import from_json, to_json
 
+_DEEPEST = 150
+"""Levels of lists and dicts: what reads the file gives up at 200, and then all of it is lost."""
+_LARGEST = 14_000
+"""Bits of a whole number: what reads the file gives up at 4,300 digits."""
+
 
 class Saved(BaseModel):
     """A result as it is written to a file."""
@@ -53,7 +58,9 @@ def _encode_model(value: Any, kind: type, label: str) -> Saved:
     written = adapter.dump_json(value)
     if adapter.validate_json(written) != value:
         raise Unsavable(f"{path} does not come back from JSON as it was")
-    return Saved(value=from_json(written), kind=path, label=label)
+    plain = from_json(written)
+    _check_plain(plain)
+    return Saved(value=plain, kind=path, label=label)
 
 
 def decode(saved: Saved) -> Any:
@@ -85,21 +92,26 @@ def _found(path: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _check_plain(value: Any) -> None:
+def _check_plain(value: Any, depth: int = 0) -> None:
     kind = type(value)
+    if depth > _DEEPEST:
+        raise Unsavable(f"it is nested more than {_DEEPEST} levels deep")
     if kind is str:
         value.encode()  # a lone surrogate is no JSON
     elif kind is list:
         for item in value:
-            _check_plain(item)
+            _check_plain(item, depth + 1)
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise Unsavable(f"{key!r} is no string, as a key in JSON must be")
             _check_plain(key)
-            _check_plain(item)
+            _check_plain(item, depth + 1)
     elif kind is float:
         if not math.isfinite(value):
             raise Unsavable(f"{value} is no number in JSON")
-    elif value is not None and kind is not bool and kind is not int:
+    elif kind is int:
+        if value.bit_length() > _LARGEST:
+            raise Unsavable(f"a number of {value.bit_length():,} bits is too large for JSON")
+    elif value is not None and kind is not bool:
         raise Unsavable(f"a {kind.__qualname__} is no JSON")

@@ -57,8 +57,9 @@ def failed(
 
 
 def message_of(error: BaseException) -> str:
-    """What the error says; its name if it says nothing, or fails to."""
+    """What the error says; its name if it says nothing, or fails to. Always text that can be written down."""
     try:
-        return str(error) or type(error).__name__
+        said = str(error) or type(error).__name__
+        return said.encode(errors="backslashreplace").decode()  # lone surrogates, as in names of files
     except Exception:
         return type(error).__name__

@@ -324,6 +324,138 @@ def test_an_instance_that_would_change_or_whose_class_is_hidden_is_refused():
         codec.decode(codec.Saved(kind=f"{__name__}:Point", value={"y": 1}))
 
 
+def nested(levels, wrap):
+    value = 0
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}, Lossy])
+@pytest.mark.parametrize("levels", [10, 149, 160, 198, 210, 300, 5000])
+def test_a_state_can_be_read_however_deep_its_results_are_nested(tmp_path, wrap, levels):
+    async def main():
+        async def nest():
+            return nested(levels, wrap)
+
+        results = []
+        state = ExecutionState()
+        for _ in range(2):
+            async with state.parallel() as p:
+                p.add(nest)
+            results.append(p.results[0])
+            state.save(tmp_path / "s")
+            state = ExecutionState.load(tmp_path / "s")
+        if wrap is not Lossy or levels == 5000:
+            assert results[1].is_replayed == (levels < 150)
+
+    run(main())
+
+
+def test_a_state_can_be_read_however_large_its_numbers_are(tmp_path):
+    async def main():
+        numbers = [0, -(2**63), 2**64, 10**4000, -(10**4000), 10**5000, -(2**100_000)]
+
+        async def one(number):
+            return number
+
+        state = ExecutionState()
+        for _ in range(2):
+            async with state.parallel() as p:
+                for number in numbers:
+                    p.add(one, number)
+            assert [result.result for result in p.results] == numbers
+            state.save(tmp_path / "s")
+            state = ExecutionState.load(tmp_path / "s")
+        assert [result.is_replayed for result in p.results] == [True] * 5 + [False] * 2
+
+    run(main())
+
+
+def test_errors_whose_messages_are_no_text_can_be_saved(tmp_path):
+    async def main():
+        async def fail():
+            raise OSError(os.fsdecode(b"no such file: \xff"))
+
+        state = ExecutionState()
+        with pytest.raises(OSError):
+            async with state.parallel(max_retries=1, retry_delay=0, error_strategy="fail_fast") as p:
+                p.add(fail)
+        assert p.results[0].error_message == r"no such file: \udcff"
+        state.save(tmp_path / "s")
+        loaded = ExecutionState.load(tmp_path / "s")
+        assert list(loaded.history) == list(state.history)
+        assert loaded.history[-1].error_message == r"no such file: \udcff"
+
+    run(main())
+
+
+def test_the_addresses_of_groups_and_tasks_stay_unique_and_the_same_over_saving_and_going_on(tmp_path):
+    """Groups of one name, side by side and nested, with names that are made of what addresses are made of."""
+
+    async def program(state, rounds):
+        async def inner():
+            for _ in range(2):
+                async with state.parallel(name="a#1") as p:
+                    p.add(asyncio.sleep, 0, name="task_1")
+                    p.add(asyncio.sleep, 0, name="a#1/task_1")
+
+        made = []
+        for _ in range(rounds):
+            async with state.parallel(name="a") as p, state.parallel(name="a#1") as q:
+                for group in (p, q):
+                    group.add(inner)
+                    group.add(inner, name="a/task_0")
+            made += [p, q]
+        return [(group.address, group.group_id) for group in made]
+
+    def begun(history):
+        """Address → what it stands for; every address stands for one thing, whenever it is met."""
+        found = {}
+        for event in history:
+            what = event.group_id, event.parallel_index, event.name
+            assert found.setdefault(event.address, what) == what
+        return found
+
+    async def main():
+        state = ExecutionState()
+        first = await program(state, 1)
+        before = begun(state.history)
+        assert len(before) == 2 + 4 + 4 * 2 * (1 + 2)
+        assert len(set(before.values())) == len(before)
+        state.save(tmp_path / "s")
+        for rounds in (1, 2, 3):
+            state = ExecutionState.load(tmp_path / "s")
+            made = await program(state, rounds)
+            assert made[:2] == first
+            assert len(set(made)) == 2 * rounds
+            found = begun(state.history)
+            assert len(found) == rounds * len(before)
+            assert len(set(found.values())) == len(found)
+            assert before.items() <= found.items()
+            state.save(tmp_path / "s")
+
+    run(main())
+
+
+def test_what_one_run_has_told_stays_told_when_others_are_appended(tmp_path):
+    async def main():
+        state, calls = ExecutionState(), Calls("b")
+        await go(state, calls, "ab")
+        for _ in range(3):
+            state.save(tmp_path / "s")
+            told = list(state.history)
+            state = ExecutionState.load(tmp_path / "s")
+            await go(state, calls, "ab")
+            assert list(state.history)[: len(told)] == told
+            assert [event.address for event in state.history[len(told) :]] == [
+                *("Documents#1", "Documents#1/b"),
+                *("Documents#1/b", "Documents#1"),
+            ]
+
+    run(main())
+
+
 def test_loading_a_result_imports_nothing():
     with pytest.raises(codec.Unsavable, match="there is no class this:x"):
         codec.decode(codec.Saved(kind="this:x"))
