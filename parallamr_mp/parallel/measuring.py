@@ -118,7 +118,7 @@ class _Run:
         spent = fact.seconds - before.seconds
         self.busy += spent
         rejected = False
-        if fact.attempt > before.attempts:  # one after the first
+        if fact.attempt > before.attempts:  # one after the first; it began after the entry before
             self.attempts += fact.attempt - before.attempts
             began = bisect_right(times, fact.when - spent, before.since + 1, place)
             self.changes += (_change(began, _BEGAN_BEFORE), _change(place, _ENDED))
@@ -167,14 +167,12 @@ def _read(entries: Sequence[Entry | ExecutionEvent], loaded: int) -> dict[str, _
     """The last run of every group, by its id."""
     runs: dict[str, _Run] = {}
     times: list[float] = []
-    """When the entries were made, by their place: never less than before, even if a clock was set back."""
-    latest = -math.inf
+    """When the entries were made, by their place."""
     for place, entry in enumerate(entries):
         if place == loaded:
             _interrupt(runs, place)
         if isinstance(entry, ExecutionEvent) and (group := entry.group) is not None:
-            latest = max(latest, entry.timestamp)
-            times.append(latest)
+            times.append(entry.timestamp)
             if group.status is GroupStatus.RUNNING:
                 runs.pop(group.group_id, None)  # it shall be the last in order, too
                 runs[group.group_id] = _Run(group, last=entry.timestamp)
@@ -184,8 +182,7 @@ def _read(entries: Sequence[Entry | ExecutionEvent], loaded: int) -> dict[str, _
                 run.ended(place)
             continue
         fact = _fact_of(entry)
-        latest = max(latest, fact.when)
-        times.append(latest)
+        times.append(fact.when)
         run = runs.get(fact.group_id or "")
         if run is None:
             continue

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from support.grouping import Gates, HandClock, longest, run, settle
 
-from parallamr_mp.parallel import ExecutionState, StateMetrics
+from parallamr_mp.parallel import ExecutionEvent, ExecutionState, ParallelEventGroup, StateMetrics
 from parallamr_mp.parallel.measuring import metrics_of, union
 
 
@@ -163,6 +163,110 @@ def test_whatever_is_retried_or_rejected_the_numbers_are_those_that_the_calls_sa
         assert metrics_of(list(state.history), state_id=state.id, now=metrics.timestamp) == metrics
 
     run(main())
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 6), st.integers(1, 3), st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)))
+        ),
+        max_size=4,
+    ),
+    st.sampled_from([0.25, 1.0, 3.0]),
+)
+def test_of_groups_that_overlap_the_peak_is_that_which_the_calls_saw(groups, delay):
+    async def main():
+        clock, state, work = at_work()
+
+        async def group(later, workers, tasks):
+            started = asyncio.get_running_loop().create_future()
+            clock.call_later(later, lambda: started.set_result(None))
+            await started
+            async with state.parallel(workers, max_retries=2, retry_delay=delay) as p:
+                for seconds, failures in tasks:
+                    p.add(work(seconds, failures))
+
+        async def together():
+            await asyncio.gather(*(group(*one) for one in groups))
+
+        await finish(clock, together(), 0.25)
+        total = state.metrics().total
+        assert (total.peak, total.attempts) == (work.most, len(work.spent))
+        assert total.busy_seconds == sum(work.spent)
+
+    run(main())
+
+
+def told(*happened, workers=1):
+    """The events of a group, from (seconds, index, status, attempt, execution time so far)."""
+    group = ParallelEventGroup(
+        group_id="g", address="g#1", name="g", status="running", total=9, max_workers=workers, started_at=0.0
+    )
+    yield ExecutionEvent(
+        event_type="group_started", address="g#1", status="started", group_id="g", group=group, started_at=0.0
+    )
+    for when, index, status, attempt, seconds in happened:
+        yield ExecutionEvent(
+            address=f"g#1/task_{index}",
+            status=status,
+            group_id="g",
+            parallel_index=index,
+            timestamp=when,
+            attempt=attempt,
+            execution_time=seconds,
+        )
+
+
+def peak(*happened, **options):
+    return metrics_of(list(told(*happened, **options)), state_id="s", now=100.0).total.peak
+
+
+def test_a_retry_never_overlaps_the_attempt_before_it_however_its_times_are_rounded():
+    first = (1.0, 0, "started", 1, None), (2.0, 0, "retrying", 1, 1.0)
+    assert peak(*first, (3.0, 0, "completed", 2, 2.0000002), workers=5) == 1
+    assert peak(*first, (2.0, 0, "completed", 2, 1.0), workers=5) == 1
+
+
+def test_a_clock_that_is_set_back_changes_nothing_in_what_ran_at_once():
+    assert (
+        peak(
+            (10.0, 0, "started", 1, None),
+            (11.0, 0, "completed", 1, 1.0),
+            (5.0, 1, "started", 1, None),
+            (4.0, 2, "started", 1, None),
+            (6.0, 1, "completed", 1, 1.0),
+            (7.0, 3, "started", 1, None),
+            (7.5, 2, "completed", 1, 3.5),
+            workers=5,
+        )
+        == 2
+    )
+    happened = [
+        (11.0, 0, "completed", 1, 1.0),
+        (5.0, 1, "started", 1, None),
+        (6.0, 1, "retrying", 1, 1.0),
+        (7.0, 2, "started", 1, None),
+        (8.0, 2, "completed", 1, 1.0),
+        (9.0, 1, "completed", 2, 1.5),
+    ]
+    assert peak((10.0, 0, "started", 1, None), *happened, workers=5) == 1
+
+
+def test_a_group_never_has_more_in_flight_than_its_workers_though_clocks_drift():
+    happened = [
+        (1.0, 0, "started", 1, None),
+        (2.0, 0, "retrying", 1, 1.0),
+        (2.5, 1, "started", 1, None),
+        (4.0, 1, "completed", 1, 1.5),
+        (5.0, 0, "completed", 2, 2.1),  # 1.1 s by a clock that runs fast
+    ]
+    assert metrics_of(list(told(*happened)), state_id="s", now=9.0).groups[0].peak == 1
+
+
+def test_events_of_groups_whose_start_is_not_known_are_left_out():
+    events = list(told((1.0, 0, "started", 1, None)))[1:]
+    events.append(ExecutionEvent(address="row 1", status="started"))
+    assert metrics_of(events, state_id="s", now=9.0).groups == ()
 
 
 def test_a_task_that_waits_for_its_retry_counts_as_running_and_not_as_in_flight():
@@ -368,10 +472,12 @@ def test_a_group_that_was_saved_while_it_ran_does_not_run_for_ever(tmp_path):
         (one,) = loaded.metrics().groups
         assert numbers(one, "status", "running", "completed", "started") == ("cancelled", 0, 2, 3)
         assert numbers(one, "wall_seconds", "busy_seconds", "peak") == (2, 3, 2)
-        for _ in range(3):  # what was cut off takes no place in the peak of what comes later
-            async with loaded.parallel(1, name="next") as p:
-                p.add(asyncio.sleep(0))
-        assert loaded.metrics().total.peak == 2
+        async with loaded.parallel(name="next") as p:
+            p.add(asyncio.sleep(0))
+            p.add(asyncio.sleep(0))
+        metrics = loaded.metrics()
+        assert metrics.group("cut#1") == one
+        assert metrics.total.peak == 2  # what was cut off is not in flight any more
 
     run(main())
 
