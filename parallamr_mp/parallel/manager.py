@@ -11,7 +11,7 @@ from parallamr_mp.events import EventBus
 from parallamr_mp.parallel.clock import Clock
 from parallamr_mp.parallel.enums import GroupStatus
 from parallamr_mp.parallel.executor import AsyncioExecutor, Executor
-from parallamr_mp.parallel.options import GroupOptions
+from parallamr_mp.parallel.options import GroupOptions, check_name
 from parallamr_mp.parallel.plain import PlainGroup
 from parallamr_mp.parallel.portal import Portal
 from parallamr_mp.parallel.record import Recorder
@@ -222,6 +222,8 @@ class ParallelExecutionManager:
             raise RuntimeError("tasks are added inside the block of `async with state.parallel(…) as p:`")
         if self._run is not None or self.status is not GroupStatus.PENDING:
             raise RuntimeError(f"group {self.name!r} is {self.status}: add all tasks before gathering them")
+        if name is not None:
+            check_name(name)
         awaitable = isinstance(call, Awaitable)
         if awaitable:
             if args or kwargs:
@@ -279,6 +281,7 @@ class ParallelExecutionManager:
             recorder=self._recorder,
             replay=replay.results,
             clock=self._clock,
+            bus=self._bus,
         )
         self._run.start()
         return self._run

@@ -47,6 +47,16 @@ def check(options: GroupOptions) -> None:
             raise TypeError(f"retry_on takes exception classes, not {kind!r}")
 
 
+def check_name(name: object) -> None:
+    """Raises a `TypeError` or `ValueError` for what cannot name a group or task: it goes to JSON and back."""
+    if not isinstance(name, str):
+        raise TypeError(f"a name must be a string, not {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"a name must be text that can be written as UTF-8, not {name!r}") from None
+
+
 def _whole(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}")

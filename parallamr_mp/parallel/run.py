@@ -24,6 +24,7 @@ from itertools import count
 from typing import Any
 
 from parallamr_mp.errors import CircuitOpen, NotPicklable, ProviderError, WorkerDied
+from parallamr_mp.events import EventBus
 from parallamr_mp.models import Failure
 from parallamr_mp.parallel.clock import Clock, Timer
 from parallamr_mp.parallel.enums import ErrorStrategy, ExecutionStatus, GroupStatus
@@ -63,10 +64,12 @@ class GroupRun:
         recorder: Recorder,
         replay: Mapping[int, ExecutionResult],
         clock: Clock,
+        bus: EventBus,
     ) -> None:
         self._group, self._tasks, self._options = group, tasks, options
         self._executor, self._retry, self._breaker = executor, retry, breaker
         self._recorder, self._replay, self._clock = recorder, replay, clock
+        self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._position = 0
         """Of the next task that has not been looked at."""
@@ -134,6 +137,10 @@ class GroupRun:
                 raise
 
     def _fill(self) -> None:
+        if self._ending is None and self._bus.congested:
+            self._bus.when_room(self._fill)
+            self._check_over()
+            return
         at_once = 0
         while (
             self._ending is None and self._in_flight < self._options.max_workers and self._executor.has_room

@@ -21,7 +21,7 @@ from parallamr_mp.parallel.enums import ErrorStrategy
 from parallamr_mp.parallel.manager import ParallelExecutionManager
 from parallamr_mp.parallel.measuring import metrics_of
 from parallamr_mp.parallel.metrics import StateMetrics
-from parallamr_mp.parallel.options import GroupOptions, check
+from parallamr_mp.parallel.options import GroupOptions, check, check_name
 from parallamr_mp.parallel.portal import Portal
 from parallamr_mp.parallel.record import History, Recorder
 from parallamr_mp.parallel.task import Group, current, quoted
@@ -143,6 +143,8 @@ class ExecutionState:
             threads=threads,
         )
         check(options)
+        if name is not None:
+            check_name(name)
         if procs is not None:
             options = replace(options, max_workers=max(1, procs) * threads)
         return ParallelExecutionManager(

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from support.grouping import Gates, HandClock, longest, run, watched
+from support.grouping import Gates, HandClock, longest, run, settle, watched
 
+from parallamr_mp import mailbox
 from parallamr_mp.events import EventBus
 from parallamr_mp.parallel import (
     EventType,
@@ -341,3 +342,38 @@ def test_a_tracker_counts_time_and_leaves_other_groups_alone():
     assert (tracker.completed, tracker.replayed, tracker.busy_time) == (1, 1, 0.0), "that was long ago"
     tracker.started_at, tracker.ended_at, tracker.status = 10.0, 14.0, GroupStatus.CANCELLED
     assert (tracker.elapsed_time, tracker.is_complete) == (4.0, True)
+
+
+def test_a_group_waits_for_an_async_handler_that_is_far_behind(monkeypatch):
+    monkeypatch.setattr(mailbox, "FULL", 20)
+    behind, most = 0, 0
+
+    async def main():
+        state = ExecutionState()
+        hold = asyncio.Event()
+
+        async def slow(event):
+            nonlocal behind
+            await hold.wait()
+            behind -= 1
+
+        def note(event):
+            nonlocal behind, most
+            behind += 1
+            most = max(most, behind)
+
+        state.event_bus.subscribe(note)
+        state.event_bus.subscribe(slow)
+        async with state.parallel(max_workers=4) as p:
+            for number in range(200):
+                p.add(lambda number=number: number)
+            results = asyncio.ensure_future(p.gather())
+            await settle()
+            begun = most
+            hold.set()
+            assert [result.unwrap() for result in await results] == list(range(200))
+        return begun
+
+    begun = run(main())
+    assert 20 <= begun <= most < 40  # of 402: what was under way, but hardly more
+    assert behind == 0
