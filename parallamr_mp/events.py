@@ -54,7 +54,7 @@ class _Subscription:
         self.failed = False
         """Has raised, and that is logged."""
 
-    def log_failure(self, error: Exception, about: str) -> None:
+    def log_failure(self, error: BaseException, about: str) -> None:
         if not self.failed:
             self.failed = True
             _log.error("the handler %r failed at %s", self.handler, about, exc_info=error)
@@ -108,7 +108,9 @@ class EventBus:
                 answer = subscription.handler(event)
                 if answer is not None and isinstance(answer, Awaitable):
                     self._mailbox_of(subscription).put(answer, type(event).__name__)
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # also the CancelledError of a future that it has looked at
                 subscription.log_failure(error, type(event).__name__)
 
     @property

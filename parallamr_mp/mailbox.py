@@ -33,7 +33,7 @@ class Mailbox:
     those of the task that happens to be the first to publish something.
     """
 
-    def __init__(self, context: Context, failed: Callable[[Exception, str], None]) -> None:
+    def __init__(self, context: Context, failed: Callable[[BaseException, str], None]) -> None:
         self._context, self._failed = context, failed
         self._waiting: deque[tuple[Awaitable[Any], str]] = deque()
         self._pump: asyncio.Task[None] | None = None
@@ -99,5 +99,10 @@ class Mailbox:
     async def _deliver(self, answer: Awaitable[Any], about: str) -> None:
         try:
             await answer
+        except asyncio.CancelledError as error:
+            pump = asyncio.current_task()
+            if pump is None or pump.cancelling():
+                raise
+            self._failed(error, about)  # of something that the handler has awaited
         except Exception as error:
             self._failed(error, about)

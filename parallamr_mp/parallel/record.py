@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, overload
 
-from parallamr_mp.events import EventBus, Execution
+from parallamr_mp.events import EventBus
 from parallamr_mp.parallel.clock import Clock
 from parallamr_mp.parallel.enums import EventType, ExecutionStatus, GroupStatus
 from parallamr_mp.parallel.models import ExecutionEvent, ParallelEventGroup
@@ -84,13 +84,13 @@ class Recorder:
         """The group has started, or ended."""
         event = group_event(group, self._clock.wall())
         self._entries.append(event)
-        if self._bus.wants(Execution):
+        if self._bus.wants(ExecutionEvent):
             self._bus.publish(event)
 
     def _record(self, entry: Entry, replayed: bool = False) -> None:
         if not replayed:
             self._entries.append(entry)
-        if self._bus.wants(Execution):
+        if self._bus.wants(ExecutionEvent):
             self._bus.publish(event_of(entry))
 
 

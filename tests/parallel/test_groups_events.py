@@ -205,6 +205,43 @@ def test_a_handler_that_raises_hurts_no_group(caplog):
     assert "worse handler" in caplog.text
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_handler_that_raises_a_cancelled_error_is_logged_and_sees_what_comes_after(asynchronous, caplog):
+    async def main():
+        state, seen = ExecutionState(), []
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+
+        def look(event):
+            seen.append(event)
+            cancelled.result()
+
+        async def wait(event):
+            seen.append(event)
+            await cancelled
+
+        state.event_bus.subscribe(wait if asynchronous else look)
+        async with state.parallel() as p:
+            p.add(asyncio.sleep(0, 1))
+            p.add(asyncio.sleep(0, 2))
+        assert p.status is GroupStatus.COMPLETED
+        assert seen == list(state.history)
+
+    run(main())
+    assert "CancelledError" in caplog.text
+
+
+def test_a_handler_of_execution_events_alone_gets_them():
+    async def main():
+        state, seen = ExecutionState(), []
+        state.event_bus.subscribe(seen.append, ExecutionEvent)
+        async with state.parallel() as p:
+            p.add(asyncio.sleep(0))
+        assert seen == list(state.history)
+
+    run(main())
+
+
 def test_a_bus_that_is_given_is_used_and_shared():
     bus, seen = EventBus(), []
     bus.subscribe(lambda event: seen.append((event.group_id, event.address)))
