@@ -179,7 +179,8 @@ class ParallelExecutionManager:
                 self._raise_what_ended_it()
             return
         if self._run is None:  # nothing has started
-            self._group.status, self._group.error = GroupStatus.CANCELLED, error
+            self._group.status = GroupStatus.CANCELLED
+            self._group.ended_by(error)
             for task in self._tasks:
                 self._executor.discard(task)
         else:
@@ -338,7 +339,7 @@ class ParallelExecutionManager:
         if self.status is GroupStatus.CANCELLED and (told or isinstance(error, asyncio.CancelledError)):
             done, total = len(self.results), len(self._tasks)
             raise RuntimeError(f"group {self.name!r} was cancelled: {done} of {total} tasks were done")
-        raise error
+        raise error.with_traceback(self._group.traceback)
 
 
 def _on_a_loop() -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
+
+from parallamr_mp.errors import ParallamrError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,26 @@ class ExecutionResult:
     """The very error that the task raised, with its traceback."""
 
     def unwrap(self) -> Any:
-        """The value; raises the original error if there is none."""
+        """The value; raises the original error if there is none.
+
+        A `ParallamrError` with its message if the error itself is not there any
+        more, as after a way through a file.
+        """
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(_without_unwrapping(self.error, self))
+        if not self.ok:
+            raise ParallamrError(f"{self.error_type or 'error'}: {self.error_message or 'no message'}")
         return self.result
+
+
+def _without_unwrapping(error: BaseException, result: ExecutionResult) -> TracebackType | None:
+    """The traceback of the error as it came: every `raise` of it by `unwrap` has added to it."""
+    traceback = step = error.__traceback__
+    while step is not None:
+        frame, step = step.tb_frame, step.tb_next
+        if frame.f_code is ExecutionResult.unwrap.__code__ and frame.f_locals.get("self") is result:
+            traceback = step
+    return traceback
 
 
 def failed(

@@ -322,9 +322,12 @@ class GroupRun:
             group.status = GroupStatus.COMPLETED
         else:
             group.status = ending.status
-            group.error = ending.error or TimeoutError(
-                f"group {group.name!r} timed out after {self._options.timeout:g} s: "
-                f"{len(self.finished)} of {len(self._tasks)} tasks were done"
+            group.ended_by(
+                ending.error
+                or TimeoutError(
+                    f"group {group.name!r} timed out after {self._options.timeout:g} s: "
+                    f"{len(self.finished)} of {len(self._tasks)} tasks were done"
+                )
             )
         self._recorder.group(group)
         self.over.set_result(None)

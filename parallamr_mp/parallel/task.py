@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from parallamr_mp.parallel.enums import GroupStatus
@@ -38,6 +39,11 @@ class Group:
     """From its start to its end, by the monotonic clock."""
     error: BaseException | None = None
     """What ended it, and is raised."""
+    traceback: TracebackType | None = None
+    """That of the error as it came: every `raise` of it adds to its own."""
+
+    def ended_by(self, error: BaseException) -> None:
+        self.error, self.traceback = error, error.__traceback__
 
 
 @dataclass(slots=True, eq=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import traceback
 
 import pytest
 from support.grouping import Gates, HandClock, run
 
-from parallamr_mp.parallel import ErrorStrategy, ExecutionState, GroupStatus
+from parallamr_mp.errors import ParallamrError
+from parallamr_mp.parallel import ErrorStrategy, ExecutionResult, ExecutionState, GroupStatus
 
 
 class Boom(Exception):  # noqa: N818 - it goes off
@@ -156,3 +158,38 @@ def test_a_group_that_is_in_time_leaves_no_timer():
         assert clock.timers == []
 
     run(main())
+
+
+def length(error):
+    return len(traceback.extract_tb(error.__traceback__))
+
+
+def test_an_error_that_is_raised_again_and_again_keeps_the_length_of_its_traceback():
+    async def main():
+        lengths = []
+        async with ExecutionState().parallel(error_strategy="fail_fast") as p:
+            p.add(fail("x"))
+            for _ in range(3):
+                with pytest.raises(Boom) as raised:
+                    await p.gather()
+                lengths.append(length(raised.value))
+                with pytest.raises(Boom) as raised:
+                    p.results[0].unwrap()
+                lengths.append(length(raised.value))
+        assert lengths[:2] == lengths[2:4] == lengths[4:]
+        assert "fail" in {frame.name for frame in traceback.extract_tb(raised.value.__traceback__)}
+
+    run(main())
+
+
+def test_a_result_whose_error_is_lost_raises_what_is_known_of_it():
+    with pytest.raises(ParallamrError, match="OSError: disk full"):
+        ExecutionResult(ok=False, error_type="OSError", error_message="disk full").unwrap()
+
+
+def test_a_result_with_an_error_that_was_raised_can_still_be_pickled():
+    result = ExecutionResult(ok=False, error=OSError("disk full"))
+    with pytest.raises(OSError, match="disk full"):
+        result.unwrap()
+    with pytest.raises(OSError, match="disk full"):
+        pickle.loads(pickle.dumps(result)).unwrap()
