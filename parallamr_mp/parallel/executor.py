@@ -12,7 +12,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from types import CoroutineType
 from typing import Any, Protocol
@@ -61,7 +61,10 @@ class Executor(Protocol):
         """Lets go of what the task holds: it is over, or will never be tried (again)."""
 
     async def close(self) -> None:
-        """Returns when nothing of what it started or was given is left running."""
+        """Returns when nothing of what it started or was given is left running.
+
+        Cancelled: cancels that once more, and goes on waiting.
+        """
 
 
 class AsyncioExecutor:
@@ -72,15 +75,15 @@ class AsyncioExecutor:
 
     def __init__(self) -> None:
         self._attempts: Attempts | None = None
-        self._context = copy_context()
-        """That of the group: what one attempt sets in its context, no other sees."""
+        self._context = Context()
+        """That of who starts the group: what one attempt sets in its context, no other sees."""
         self._running: dict[asyncio.Task[Any], None] = {}
         """In the order of their start, which is that of their cancellation."""
         self._given_up: set[asyncio.Future[Any]] = set()
         """Futures of others that nobody will await for their tasks."""
 
     def open(self, attempts: Attempts, tasks: int) -> None:  # noqa: ARG002
-        self._attempts = attempts
+        self._attempts, self._context = attempts, copy_context()
 
     def start(self, task: Task) -> None:
         loop = asyncio.get_running_loop()
@@ -104,13 +107,20 @@ class AsyncioExecutor:
             self._given_up.add(call)
 
     async def close(self) -> None:
-        left = {*self._running, *self._given_up}
-        if left:
-            await asyncio.wait(left)
+        cancelled = None
+        while left := {future for future in (*self._running, *self._given_up) if not future.done()}:
+            try:
+                await asyncio.wait(left)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                for future in left:
+                    future.cancel()
         for future in self._given_up:
             if not future.cancelled():
                 future.exception()  # seen: nobody else will
         self._given_up.clear()
+        if cancelled is not None:
+            raise cancelled
 
     def _ended(self, task: Task, running: asyncio.Task[Any]) -> None:
         del self._running[running]
@@ -119,14 +129,19 @@ class AsyncioExecutor:
             self._attempts.ended(task, None, asyncio.CancelledError("cancelled"))
         elif (error := running.exception()) is not None:
             self._attempts.ended(task, None, error)
-        elif type(value := running.result()) is _Fatal:
+        elif type(value := running.result()) is _Raised:
             self._attempts.ended(task, None, value.error)
         else:
             self._attempts.ended(task, value, None)
 
 
-class _Fatal:
-    """KeyboardInterrupt or SystemExit: raised by an `asyncio.Task`, they would stop the loop on the spot."""
+class _Raised:
+    """An error that an `asyncio.Task` does not pass on as it is.
+
+    KeyboardInterrupt and SystemExit would stop the loop on the spot;
+    StopIteration, of a function that is none of a coroutine's, would become a
+    RuntimeError.
+    """
 
     __slots__ = ("error",)
 
@@ -143,5 +158,5 @@ async def _attempt(task: Task) -> Any:
             return await value if inspect.isawaitable(value) else value
         assert isinstance(call, Awaitable)
         return await call
-    except (KeyboardInterrupt, SystemExit) as error:
-        return _Fatal(error)
+    except (KeyboardInterrupt, SystemExit, StopIteration) as error:
+        return _Raised(error)

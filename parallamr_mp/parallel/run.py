@@ -195,6 +195,16 @@ class GroupRun:
         self._in_flight -= 1
         now = self._clock.now()
         task.seconds += now - task.began if seconds is None else seconds
+        try:
+            self._judge(task, value, error, now)
+        except (
+            Exception
+        ) as trouble:  # an error that cannot even be looked at; without this, no end would come
+            self.end(GroupStatus.FAILED, trouble)
+        self._fill()
+
+    def _judge(self, task: Task, value: Any, error: BaseException | None, now: float) -> None:
+        """Whether the task has its result now, or is tried again."""
         if error is None:
             if self._breaker is not None:
                 self._breaker.succeeded(now, task.began, task.probe)
@@ -219,7 +229,6 @@ class GroupRun:
             else:
                 self._failed(task, error, now)
                 self.end(GroupStatus.CANCELLED, error)
-        self._fill()
 
     def lost(self, task: Task, error: Exception) -> None:
         """Called by the executor: the attempt begins once more. No retry is used up."""
@@ -329,9 +338,11 @@ class GroupRun:
                     f"{len(self.finished)} of {len(self._tasks)} tasks were done"
                 )
             )
-        self._recorder.group(group)
-        self.over.set_result(None)
-        self._wake()
+        try:
+            self._recorder.group(group)
+        finally:  # a handler may end the program; the group is over all the same
+            self.over.set_result(None)
+            self._wake()
 
 
 def failure_of(
