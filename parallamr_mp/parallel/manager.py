@@ -18,7 +18,7 @@ from parallamr_mp.parallel.record import Recorder
 from parallamr_mp.parallel.result import ExecutionResult
 from parallamr_mp.parallel.run import GroupRun
 from parallamr_mp.parallel.saving import Replay
-from parallamr_mp.parallel.task import NOTHING, Call, Group, Task
+from parallamr_mp.parallel.task import NOTHING, Call, Group, Task, current, label_of
 from parallamr_mp.parallel.workers import WorkerExecutor
 from parallamr_mp.policy.breaker import CircuitBreaker
 from parallamr_mp.policy.retry import RetryPolicy
@@ -223,8 +223,6 @@ class ParallelExecutionManager:
             raise RuntimeError("tasks are added inside the block of `async with state.parallel(…) as p:`")
         if self._run is not None or self.status is not GroupStatus.PENDING:
             raise RuntimeError(f"group {self.name!r} is {self.status}: add all tasks before gathering them")
-        if name is not None:
-            check_name(name)
         awaitable = isinstance(call, Awaitable)
         if awaitable:
             if args or kwargs:
@@ -239,14 +237,17 @@ class ParallelExecutionManager:
                     "an awaitable can be awaited once, and this group retries; "
                     "give a callable instead: add(f, x) or add(lambda: f(x)), not add(f(x))"
                 )
+            if isinstance(call, asyncio.Future) and call.get_loop() is not asyncio.get_running_loop():
+                raise ValueError("the future belongs to another event loop, and can be awaited there alone")
         elif not callable(call):
             raise TypeError(f"add takes an awaitable or a callable, not {call!r}")
+        if name is not None:
+            check_name(name)
         index = len(self._tasks)
         unique = f"task_{index}" if name is None else name
         if unique in self._names:
             raise ValueError(f"group {self.name!r} has a task {unique!r} already; names must differ")
         self._names.add(unique)
-        label = getattr(call, "__qualname__", None) or type(call).__qualname__
         self._tasks.append(
             Task(
                 self._group,
@@ -256,12 +257,15 @@ class ParallelExecutionManager:
                 args,
                 kwargs or NOTHING,
                 repeatable=not awaitable,
-                label=label,
+                label=label_of(call),
             )
         )
 
     def _begin(self) -> GroupRun:
         """The run of the group, which starts here if nobody has started it."""
+        inside = current.get()
+        if inside is not None and inside.is_within(self._group):
+            raise RuntimeError(f"task {inside.address!r} cannot wait for its own group: neither would end")
         if self._run is not None:
             return self._run
         if not self._entered:

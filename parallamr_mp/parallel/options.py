@@ -48,13 +48,13 @@ def check(options: GroupOptions) -> None:
 
 
 def check_name(name: object) -> None:
-    """Raises a `TypeError` or `ValueError` for what cannot name a group or task: it goes to JSON and back."""
+    """Raises a `TypeError` or `ValueError` if events and files cannot tell it."""
     if not isinstance(name, str):
-        raise TypeError(f"a name must be a string, not {name!r}")
+        raise TypeError(f"name must be a string, not {name!r}")
     try:
         name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"a name must be text that can be written as UTF-8, not {name!r}") from None
+    except UnicodeEncodeError as error:  # half a character, as in the name of a file that is not UTF-8
+        raise ValueError(f"name must be Unicode text: {error}") from error
 
 
 def _whole(name: str, value: object, least: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -78,6 +79,18 @@ class Task:
     @property
     def address(self) -> str:
         return f"{self.group.address}/{quoted(self.name)}"
+
+    def is_within(self, group: Group) -> bool:
+        """It is one of the group's tasks, or of those of a group inside it."""
+        return self.group.state is group.state and self.address.startswith(f"{group.address}/")
+
+
+def label_of(call: object) -> str:
+    """What a task that runs `call` calls, as well as can be told."""
+    while isinstance(call, partial):
+        call = call.func
+    label = getattr(call, "__qualname__", None)
+    return label if isinstance(label, str) else type(call).__qualname__
 
 
 _ESCAPES = str.maketrans({"%": "%25", "/": "%2F", "#": "%23"})

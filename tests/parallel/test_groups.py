@@ -349,15 +349,3 @@ def test_ten_thousand_tasks_are_soon_done_and_in_order():
             assert values(await p.gather()) == list(range(10_000))
 
     run(main())
-
-
-@pytest.mark.parametrize(("name", "error"), [(5, TypeError), (b"x", TypeError), ("\udc80", ValueError)])
-def test_a_name_is_text_that_can_be_saved(name, error):
-    async def main():
-        async with ExecutionState().parallel() as p:
-            with pytest.raises(error, match="a name must be"):
-                p.add(print, name=name)
-
-    run(main())
-    with pytest.raises(error, match="a name must be"):
-        ExecutionState().parallel(name=name)
