@@ -90,6 +90,13 @@ class GroupRun:
 
     def start(self) -> None:
         """Lets as many tasks begin as may run at once."""
+        try:
+            self._start()
+        except BaseException as error:  # what handlers may raise: nobody would wait for this group any more
+            self.end(GroupStatus.CANCELLED, error)
+            raise
+
+    def _start(self) -> None:
         group = self._group
         group.total, group.status = len(self._tasks), GroupStatus.RUNNING
         group.started_at, self._started = self._clock.wall(), self._clock.now()
