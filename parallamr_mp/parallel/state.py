@@ -67,6 +67,8 @@ class ExecutionState:
         """Every event of every group so far, in order. A replayed task keeps its old ones."""
         self._file = saving.new_file(state_id or uuid.uuid4().hex)
         """What was loaded."""
+        self._told: set[str] = set()
+        """The addresses of those whose results could not be saved, which is said once."""
         self._clock: Clock = LoopClock() if clock is None else clock
         self._uniform = uniform
         self._portal = Portal()
@@ -191,7 +193,8 @@ class ExecutionState:
         Also good while groups are running.
         """
         file = saving.written(self.history.entries, self._file)
-        new = file.unsaved.keys() - self._file.unsaved.keys()
+        new = file.unsaved.keys() - self._file.unsaved.keys() - self._told
+        self._told |= new
         if new:
             self._notify(
                 saving.Replay(

@@ -178,6 +178,7 @@ def test_results_that_cannot_be_saved_run_again_with_a_notice(tmp_path, caplog):
         assert len(told) == 1
         assert told[0].startswith("2 completed tasks will have to run again")
         state.save(tmp_path / "s2")
+        assert len([event for event in notices if isinstance(event, Notice)]) == 1
         calls.made.clear()
         loaded = ExecutionState.load(tmp_path / "s")
         loaded.event_bus.subscribe(notices.append)
