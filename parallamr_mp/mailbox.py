@@ -60,7 +60,8 @@ class Mailbox:
             return
         self._waiting.append((answer, about))
         if self._pump is None or self._pump.done() or self._pump.get_loop() is not loop:
-            self._pump = loop.create_task(self._run(), context=self._context.copy())
+            # Not by the loop's factory: an eager one would call the handler before there is a pump to see.
+            self._pump = asyncio.Task(self._run(), loop=loop, context=self._context.copy())
             self._pump.add_done_callback(self._stopped)
 
     async def drain(self) -> None:

@@ -212,3 +212,26 @@ def test_a_handler_that_ends_the_program_ends_it_and_the_group_once(at):
     with pytest.raises(SystemExit):
         asyncio.run(main())
     assert len(ends) == 1
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 has the first one")
+def test_an_eager_loop_gives_a_handler_one_event_after_the_other():
+    async def main():
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        state, inside, order = ExecutionState(), [], []
+
+        async def handler(event):
+            assert inside == []
+            inside.append(event)
+            if event.address == "outer#1" and event.status == "started":
+                async with state.parallel(name="of the handler") as p:
+                    p.add(asyncio.sleep, 0)
+            await asyncio.sleep(0)
+            order.append(inside.pop())
+
+        state.event_bus.subscribe(handler)
+        async with state.parallel(name="outer") as p:
+            p.add(asyncio.sleep, 0)
+        assert order == list(state.history)
+
+    run(main())
