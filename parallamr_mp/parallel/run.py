@@ -75,6 +75,8 @@ class GroupRun:
         """Of the next task that has not been looked at."""
         self._waiting: list[tuple[float, int, Task]] = []
         """A heap: when they are due for their retry, in monotonic seconds."""
+        self._held: list[Task] = []
+        """Those with retries left that came while the breaker's probe was out: its fate is theirs."""
         self._order = count()
         self._in_flight = 0
         self._ending: _Ending | None = None
@@ -110,8 +112,13 @@ class GroupRun:
         """Starts nothing more and cancels what is in flight. Again: only cancels again."""
         if self._ending is None and not self.over.done():
             self._ending = _Ending(status, error)
-            for _, _, task in sorted(self._waiting, key=lambda entry: entry[2].index):
-                self._cancelled(task)
+            waiting = [*self._held, *(task for _, _, task in self._waiting)]
+            for task in sorted(waiting, key=lambda task: task.index):
+                if task.strikes:
+                    self._cancelled(task)
+                else:  # held back before its first attempt
+                    self._executor.discard(task)
+            self._held.clear()
             self._waiting.clear()
             for task in self._tasks[self._position :]:
                 self._executor.discard(task)
@@ -182,8 +189,11 @@ class GroupRun:
         now = self._clock.now()
         if self._breaker is not None:
             wait = self._breaker.wait(now)
+            if wait == math.inf and task.repeatable and self._options.max_retries:
+                self._held.append(task)
+                return False
             if wait > 0:
-                self._failed(task, CircuitOpen(), now, wait)
+                self._failed(task, CircuitOpen(), now, wait, rejected=True)
                 return False
             task.probe = self._breaker.leased(now)
         task.attempts += 1
@@ -208,6 +218,10 @@ class GroupRun:
             Exception
         ) as trouble:  # an error that cannot even be looked at; without this, no end would come
             self.end(GroupStatus.FAILED, trouble)
+        if task.probe:
+            for held in self._held:
+                heappush(self._waiting, (now, next(self._order), held))
+            self._held.clear()
         self._fill()
 
     def _judge(self, task: Task, value: Any, error: BaseException | None, now: float) -> None:
@@ -253,12 +267,22 @@ class GroupRun:
         """Called by the executor: nothing can be run any more."""
         self.end(GroupStatus.FAILED, error)
 
-    def _failed(self, task: Task, error: BaseException, now: float, retry_after: float = 0.0) -> None:
+    def _failed(
+        self,
+        task: Task,
+        error: BaseException,
+        now: float,
+        retry_after: float = 0.0,
+        *,
+        rejected: bool = False,
+    ) -> None:
         task.strikes += 1
         if task.troubled_since is None:
             task.troubled_since = now
         if task.repeatable and self._ending is None:
-            failure = failure_of(error, self._options.retry_on, retry_after)
+            # To be rejected is no error of the task's: `retry_on` does not speak of it.
+            retry_on = (CircuitOpen,) if rejected else self._options.retry_on
+            failure = failure_of(error, retry_on, retry_after)
             delay = self._retry.delay(failure, task.strikes, "", now - task.troubled_since)
             if delay is not None:
                 self._recorder.retrying(task, delay, error)

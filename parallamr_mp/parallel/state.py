@@ -122,8 +122,9 @@ class ExecutionState:
         `circuit_breaker_threshold`: after so many failures in a row (None:
         never) nothing is tried for `circuit_breaker_timeout` seconds; then one
         task is, and its success lets the others go on (`policy.breaker`).
-        Meanwhile tasks fail with `CircuitOpen`; those with retries left come
-        back when the time is over.
+        Meanwhile tasks fail with `CircuitOpen`; those with retries left use one
+        up and come back when the time is over, and wait for the outcome of the
+        one that is tried.
 
         A group that a task opens on the same state has a limit of its own: the
         task that waits for it keeps its place in the outer group, so both

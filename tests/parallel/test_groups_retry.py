@@ -234,6 +234,84 @@ def test_while_the_probe_is_out_others_are_rejected_and_its_failure_opens_the_br
     run(main())
 
 
+def test_while_the_probe_is_out_those_with_retries_left_wait_for_its_outcome():
+    async def main():
+        state, clock = state_and_clock()
+        gates = Gates()
+        async with state.parallel(
+            2, max_retries=1, retry_delay=0, circuit_breaker_threshold=1, circuit_breaker_timeout=10
+        ) as p:
+            for key in "abc":
+                p.add(gates, key)
+            gathering = asyncio.create_task(p.gather())
+            await gates.open("a", OSError("a"))
+            await gates.open("b", OSError("b"))
+            await clock.advance(15)  # the probe takes longer than any wait between retries
+            assert gates.seen("began") == ["a", "b", "a"]
+            for key in "abc":
+                await gates.open(key, "back")
+            assert [result.unwrap() for result in await gathering] == ["back"] * 3
+
+    run(main())
+
+
+def test_who_waits_for_a_probe_when_the_group_is_ended_was_cancelled_if_it_had_begun():
+    async def main():
+        clock = HandClock()
+        state, events = watched(clock=clock, uniform=longest)
+        gates = Gates()
+        async with state.parallel(
+            2, max_retries=9, retry_delay=0, circuit_breaker_threshold=1, timeout=60
+        ) as p:
+            p.add(gates, "a")
+            p.add(gates, "b")
+            gathering = asyncio.create_task(p.gather())
+            await gates.open("a", OSError("a"))
+            await gates.open("b", OSError("b"))
+            await clock.advance(61)
+            with pytest.raises(TimeoutError, match="0 of 2"):
+                await gathering
+        assert [event.status for event in events if event.name == "task_1"] == [
+            "started",
+            "retrying",
+            "cancelled",
+        ]
+        assert events[-1].group.cancelled == 2
+
+    run(main())
+
+
+def test_failing_fast_raises_what_the_probe_met_and_not_that_others_were_rejected():
+    async def main():
+        state, clock = state_and_clock()
+        async with state.parallel(
+            3, error_strategy="fail_fast", max_retries=1, retry_delay=0, circuit_breaker_threshold=1
+        ) as p:
+            for number in range(5):
+                p.add(Flaky(*[OSError(str(number))] * 9))
+            gathering = asyncio.create_task(p.gather())
+            await clock.advance(100)
+            with pytest.raises(OSError, match="0"):
+                await gathering
+
+    run(main())
+
+
+def test_a_rejected_task_comes_back_whatever_errors_are_to_be_tried_again():
+    async def main():
+        state, clock = state_and_clock()
+        async with state.parallel(
+            1, max_retries=1, retry_delay=0, retry_on=OSError, circuit_breaker_threshold=1
+        ) as p:
+            p.add(Flaky(OSError()))
+            p.add(Flaky())
+            gathering = asyncio.create_task(p.gather())
+            await clock.advance(100)
+            assert all(result.ok for result in await gathering)
+
+    run(main())
+
+
 def test_a_rejected_task_with_retries_left_comes_back_when_the_breaker_s_time_is_over():
     async def main():
         state, clock = state_and_clock()
