@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.grouping import HandClock, run
 
+from parallamr_mp.errors import CircuitOpen
 from parallamr_mp.parallel import ErrorStrategy, ExecutionState, GroupStatus
 
 
@@ -67,12 +68,13 @@ class Endings:
     workers=st.integers(1, 4),
     strategy=st.sampled_from(ErrorStrategy),
     retries=st.integers(0, 2),
+    breaker=st.none() | st.integers(1, 2),
     how=st.sampled_from(["cancel", "cancel twice", "time-out", "body"]),
     way=st.sampled_from(["gather", "stream", "leave"]),
     turns=st.integers(0, 12),
 )
 def test_whenever_and_however_a_group_is_ended_nothing_is_left_of_it(
-    kinds, workers, strategy, retries, how, way, turns
+    kinds, workers, strategy, retries, breaker, how, way, turns
 ):
     async def main():
         clock = HandClock()
@@ -85,6 +87,7 @@ def test_whenever_and_however_a_group_is_ended_nothing_is_left_of_it(
                 workers,
                 error_strategy=strategy,
                 max_retries=retries,
+                circuit_breaker_threshold=breaker,
                 timeout=1000 if how == "time-out" else None,
             ) as p:
                 for kind in kinds:
@@ -113,7 +116,7 @@ def test_whenever_and_however_a_group_is_ended_nothing_is_left_of_it(
             await clock.advance(1000)
         await asyncio.wait([surrounding])
         if not surrounding.cancelled():
-            assert isinstance(surrounding.exception(), Boom | TimeoutError | None)
+            assert isinstance(surrounding.exception(), Boom | TimeoutError | CircuitOpen | None)
         assert endings.running == 0
         assert clock.timers == []
         tasks = {}
@@ -121,9 +124,13 @@ def test_whenever_and_however_a_group_is_ended_nothing_is_left_of_it(
             if event.group is None:
                 tasks.setdefault(event.address, []).append(event.status)
         for statuses in tasks.values():
-            assert statuses[0] == "started"
             assert statuses[-1] in {"completed", "failed", "cancelled"}
-            assert set(statuses[1:-1]) <= {"retrying"}
+            if breaker is None:
+                assert statuses[0] == "started"
+                assert set(statuses[1:-1]) <= {"retrying"}
+            else:  # it may be rejected before it starts, and for ever
+                assert statuses.count("started") <= 1
+                assert set(statuses[:-1]) <= {"started", "retrying"}
         if events:
             last = events[-1].group
             ended = [statuses[-1] for statuses in tasks.values()]
