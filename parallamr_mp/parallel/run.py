@@ -214,9 +214,8 @@ class GroupRun:
         task.seconds += now - task.began if seconds is None else seconds
         try:
             self._judge(task, value, error, now)
-        except (
-            Exception
-        ) as trouble:  # an error that cannot even be looked at; without this, no end would come
+        except Exception as trouble:
+            # An error that cannot even be looked at; without this, no end would come.
             self.end(GroupStatus.FAILED, trouble)
         if task.probe:
             for held in self._held:
