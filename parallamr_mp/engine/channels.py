@@ -28,7 +28,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 _LENGTH = struct.Struct("!Q")
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
+"""Bytes read at once: as much as a pipe holds. From 128 KiB on, each read would map and unmap memory."""
 
 
 def _encode(message: Any) -> tuple[bytes, bytes]:
