@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import struct
 import threading
 from collections.abc import Iterator
@@ -99,6 +100,10 @@ class Receiver:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._frames = _Frames()
+        # Made once: `wait` sets up a selector each time. Not `select`, which knows no descriptor above 1023.
+        self._poll = select.poll() if hasattr(select, "poll") else None
+        if self._poll is not None:
+            self._poll.register(connection.fileno(), select.POLLIN)
 
     def receive(self, timeout: float | None = None) -> list[Any]:
         """All messages that one read brings; blocks for the first up to `timeout` seconds.
@@ -108,14 +113,18 @@ class Receiver:
         """
         fd = self._connection.fileno()
         while True:
-            # Not `select`, which knows no descriptor above 1023.
-            if timeout is not None and not wait([self._connection], timeout):
+            if timeout is not None and not self._wait(timeout):
                 return []
             data = os.read(fd, _CHUNK)
             if not data:
                 raise EOFError
             if messages := list(self._frames.feed(data)):
                 return messages
+
+    def _wait(self, seconds: float) -> bool:
+        if self._poll is None:
+            return bool(wait([self._connection], seconds))
+        return bool(self._poll.poll(seconds * 1000))
 
     def close(self) -> None:
         self._connection.close()
