@@ -1,0 +1,149 @@
+"""Who takes part: a table to add to. Each is a program of its own, run in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.measure import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = Path(__file__).resolve().parent / "clients"
+REFERENCE = "aiohttp"
+"""Ratios are to this one: the fastest client on the event loop that asyncio comes with."""
+
+
+class NoEnvironmentError(Exception):
+    """The environment of a contestant cannot be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A client. Its command gets --url, --experiments, --prompt, --output, --procs, --threads; --ca with TLS."""
+
+    name: str
+    label: str
+    """In tables."""
+    requirements: tuple[str, ...] = ()
+    """For pip; without any it runs in the environment of the benchmark itself."""
+    command: tuple[str, ...] = ()
+    """Arguments for Python, the client's file first; empty: parallamr-mp."""
+    share: float = 1.0
+    """Of a scenario's rows, so that a slow one takes as long as the others."""
+    outside: bool = False
+    """The command is whole: it is not one for Python."""
+
+    @property
+    def ours(self) -> bool:
+        return not self.command
+
+    def arguments(self, python: Path, work: Work) -> list[str]:
+        """The command line that does this work."""
+        if self.ours:
+            options = {
+                "-p": work.prompt,
+                "-e": work.experiments,
+                "-o": work.output,
+                "--procs": work.procs,
+                "--threads": work.threads,
+                "--display": "bar",
+            }
+            command = [str(python.parent / "parallamr-mp"), "run", "--overwrite"]
+        else:
+            options = {
+                "--url": work.url,
+                "--experiments": work.experiments,
+                "--prompt": work.prompt,
+                "--output": work.output,
+                "--procs": work.procs,
+                "--threads": work.threads,
+            }
+            if work.ca is not None:
+                options["--ca"] = work.ca
+            command = [*self.command] if self.outside else [str(python), *self.command]
+        return [*command, *(str(word) for option in options.items() for word in option)]
+
+
+def _client(
+    name: str, label: str, *requirements: str, file: str, more: str = "", share: float = 1.0
+) -> Contestant:
+    command = (str(CLIENTS / file), *more.split())
+    return Contestant(name, label, requirements, command, share)
+
+
+CONTESTANTS = (
+    Contestant("parallamr-mp", "**parallamr-mp**", ("--editable", str(ROOT))),
+    Contestant("parallamr-mp[fast]", "**parallamr-mp[fast]**", ("--editable", f"{ROOT}[fast]")),
+    _client("aiohttp", "aiohttp, fixed workers", "aiohttp>=3.11", "orjson>=3.10", file="with_aiohttp.py"),
+    _client(
+        "aiohttp-uvloop",
+        "… on uvloop",
+        *("aiohttp>=3.11", "orjson>=3.10", "uvloop>=0.21"),
+        file="with_aiohttp.py",
+        more="--uvloop",
+    ),
+    _client(
+        "like-the-original",
+        "aiohttp, a session a request (like the original parallamr)",
+        "aiohttp>=3.11",
+        file="like_the_original.py",
+        share=0.5,
+    ),
+    _client("httpx", "httpx.AsyncClient", "httpx>=0.28", "orjson>=3.10", file="with_httpx.py", share=0.1),
+    _client("openai", "openai SDK, asynchronous", "openai>=1.60", file="with_openai.py", share=0.05),
+    _client(
+        "requests",
+        "requests.Session.post in threads",
+        *("requests>=2.32.3", "orjson>=3.10"),
+        file="with_requests.py",
+        share=0.5,
+    ),
+    _client("http.client", "http.client in threads", file="with_http_client.py"),
+    _client("raw-sockets", "raw sockets in threads", file="raw_sockets.py"),
+)
+
+
+def known() -> tuple[Contestant, ...]:
+    """Those that this checkout can make: an extra that it does not declare is not measured as if it did."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"].get("optional-dependencies", {})
+    return tuple(
+        each
+        for each in CONTESTANTS
+        if "[" not in each.name or each.name.partition("[")[2].rstrip("]") in extras
+    )
+
+
+def python_of(contestant: Contestant, *, install: bool) -> Path:
+    """The Python of the contestant's environment, which is made first if it is not there, or is out of date.
+
+    Without `install` everyone runs in this very environment. Raises `NoEnvironmentError`.
+    """
+    if not install or not contestant.requirements:
+        return Path(sys.executable)
+    folder = ROOT / ".cache" / "bench" / contestant.name
+    command = [str(ROOT / "scripts" / "benchmark" / "make_env"), str(folder), *contestant.requirements]
+    # All of one Python, or the versions of Python are what is compared.
+    if subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=False).returncode:
+        raise NoEnvironmentError(
+            f"{contestant.name} needs {' '.join(contestant.requirements)} from the package index, once. "
+            "Leave it out with --only, or use --quick, which installs nothing"
+        )
+    return folder / "bin" / "python"
+
+
+def versions_in(python: Path, names: Sequence[str]) -> dict[str, str]:
+    """The versions of these distributions in the environment of that Python, where they are installed."""
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: print(name, m.version(name))\n"
+        "    except m.PackageNotFoundError: pass"
+    )
+    told = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=False).stdout
+    return dict(line.split() for line in told.splitlines())
