@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Compares parallamr-mp with what one would write or pick instead, on the same job: "
-        "read a table, send each row to a server of chat completions, write a table of the answers. Everything "
+        "read a table, send each row to a server of chat completions, write a table of answers. Everything "
         "runs on this machine. Figures of one call compare with each other, and with no others.",
         epilog=f"Clients: {', '.join(each.name for each in known())}. "
         f"Scenarios: {', '.join(each.name for each in SCENARIOS)}.",
@@ -225,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_added,
         default=[],
         metavar="NAME=COMMAND",
-        help="add your own: given --url, --experiments, --prompt, --output, --procs, --threads; --ca with TLS",
+        help="add your own: gets --url, --experiments, --prompt, --output, --procs, --threads, --ca (TLS)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them")

@@ -24,7 +24,7 @@ class NoEnvironmentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A client. Its command gets --url, --experiments, --prompt, --output, --procs, --threads; --ca with TLS."""
+    """A client. Its command gets --url, --experiments, --prompt, --output, --procs, --threads, --ca (TLS)."""
 
     name: str
     label: str

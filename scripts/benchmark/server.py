@@ -3,8 +3,8 @@
     listener ─► connections ── a whole request ──► due: first in, first out ── its time has come ──► answer
 
 Every request takes the same time, so those that are due first stand first. Requests are parsed by hand, and
-only as far as clients that send a Content-Length need it. A request costs some 15 µs of processor without TLS,
-most of them the kernel's: that leaves the machine to the client that is measured.
+only as far as clients that send a Content-Length need it. A request without TLS costs some 15 µs of CPU,
+most of it the kernel's: that leaves the machine to the client that is measured.
 
     GET  …/stats     the counters as JSON
     POST …/reset     zeroes them
@@ -149,7 +149,7 @@ class TLSConnection(Connection):
 
 
 class Server:
-    """Answers each request `latency` seconds after it came, on 127.0.0.1 at `port` (0: any), with TLS if told.
+    """Answers requests `latency` seconds after they came, on 127.0.0.1 at `port` (0: any), with TLS if told.
 
     `run` is for one thread or process; the counters are only to be read there, or by GET /stats.
     """

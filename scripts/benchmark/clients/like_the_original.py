@@ -1,8 +1,8 @@
 """As the original parallamr asks, which is in no package index: the loop of its client, written anew.
 
 All rows are read first; each is a coroutine behind one semaphore, with an aiohttp session of its own for
-its one request. The results are written when all are there, and the file is opened for each. What the original
-does beside (its models, estimates of tokens, logs) is left out: it costs more than this.
+its one request. The results are written when all are there, and the file is opened for each. What it does
+beside (its models, estimates of tokens, logs) is left out: it costs more than this.
 """
 
 from __future__ import annotations

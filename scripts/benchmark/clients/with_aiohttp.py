@@ -1,4 +1,4 @@
-"""aiohttp at its best: one session, and a fixed number of tasks that take row after row (`--uvloop`: there)."""
+"""aiohttp at its best: one session, and a fixed number of tasks that take row after row (`--uvloop`)."""
 
 from __future__ import annotations
 

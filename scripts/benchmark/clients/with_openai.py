@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 from job import TIMEOUT_S, Job, Results, Table, the_job
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+try:
+    import httpx2 as httpx  # what the SDK is built on since its third version
+except ImportError:
+    import httpx
 
 
 async def run(job: Job) -> None:
