@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from benchmark.chat import answer_to
 from benchmark.check import faults_of, marker_of, write_table
@@ -21,6 +20,7 @@ from benchmark.measure import Measures
 from benchmark.report import Cell, draw, summaries, table
 from benchmark.scenarios import SCENARIOS, quick
 
+ROOT = Path(__file__).resolve().parent.parent
 LIAR = """
 import argparse, csv
 parser = argparse.ArgumentParser()
@@ -189,6 +189,12 @@ def test_slow_clients_do_a_share_that_still_fills_all_seats():
     scenario = next(each for each in SCENARIOS if each.name == "1s")
     assert scenario.rows_for(1.0) == scenario.rows
     assert scenario.rows_for(0.01) == (2 * scenario.in_flight,)
+
+
+def test_fewer_rows_keep_the_growth_and_the_start_what_they_are():
+    rows = {each.name: each.with_rows(1000).rows for each in SCENARIOS}
+    assert (rows["50ms"], rows["memory"]) == ((1000,), (100, 1000))
+    assert rows["start"] == (16,)
 
 
 def test_an_extra_takes_part_once_it_is_declared():

@@ -12,7 +12,6 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rounds", type=_count, metavar="N", help="everybody runs so many times (default: 3)"
     )
     parser.add_argument(
-        "--rows", type=_count, metavar="N", help="rows of each scenario; slow clients do a share"
+        "--rows", type=_count, metavar="N", help="rows of each scenario but start; slow clients do a share"
     )
     parser.add_argument(
         "--quick", action="store_true", help="seconds, nothing installed: shows that it works"
@@ -248,7 +247,7 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     if options.quick:
         chosen = [quick(each) for each in chosen if names or each.latency != 1.0]
     if options.rows:
-        chosen = [replace(each, rows=(options.rows,)) for each in chosen]
+        chosen = [each.with_rows(options.rows) for each in chosen]
     return chosen
 
 

@@ -40,6 +40,12 @@ class Scenario:
     def in_flight(self) -> int:
         return self.procs * self.threads
 
+    def with_rows(self, most: int) -> Scenario:
+        """The same with so many rows at most. A start stays what it is."""
+        if self.help:
+            return self
+        return replace(self, rows=tuple(max(1, most * rows // max(self.rows)) for rows in self.rows))
+
     def rows_for(self, share: float) -> tuple[int, ...]:
         """The rows of a contestant that does this share of them: no fewer than fill all seats twice."""
         if self.full:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import functools
 import json
 import multiprocessing
 import ssl
@@ -62,8 +63,8 @@ class Job:
         return parts.hostname, parts.port
 
     def tls(self) -> ssl.SSLContext | None:
-        """One context, to be shared by all connections; None for plain HTTP."""
-        return ssl.create_default_context(cafile=self.ca) if self.url.startswith("https") else None
+        """One context for all connections of the process; None for plain HTTP."""
+        return _context(self.ca) if self.url.startswith("https") else None
 
     def body(self, row: Row) -> dict[str, Any]:
         prompt = self.prompt
@@ -140,6 +141,11 @@ class Results:
         self._file.close()
 
 
+@functools.cache
+def _context(ca: str | None) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca)
+
+
 Ask = Callable[[Row], str]
 """Asks one row, and returns the text."""
 
@@ -175,6 +181,7 @@ def _work(job: Job, make_asker: Callable[[Job], Ask], number: int, part: Path) -
             failed.append(True)
             raise
 
+    job.tls()  # before the threads: it is made once
     with Results(part) as results:
         threads = [threading.Thread(target=thread) for _ in range(job.threads)]
         for each in threads:
