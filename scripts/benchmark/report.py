@@ -6,6 +6,7 @@ Medians over rounds; a ratio is that of two cells of the same round, and its med
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -221,21 +222,27 @@ def draw(scenarios: Sequence[Scenario], lines: Sequence[Summary], machine: str, 
         squeeze=False,
     )
     for (left, right), (scenario, found) in zip(grid, shown, strict=True):
-        _bars(left, found, [line.rate for line in found], "requests a second")
-        _bars(right, found, [line.cpu_us for line in found], "µs of processor a request (log)")
-        right.set_xscale("log")
-        right.set_yticklabels([])
+        colours = [OUR_COLOUR if line.client.startswith("parallamr-mp") else THEIR_COLOUR for line in found]
+        places, rates, costs = (
+            range(len(found)),
+            [line.rate for line in found],
+            [line.cpu_us for line in found],
+        )
+        left.bar_label(left.barh(places, rates, color=colours), [f" {rate:,.0f}" for rate in rates])
+        left.set_yticks(places, [line.label.strip("*") for line in found])
+        left.margins(x=0.15)
+        # Points: the length of a bar says nothing where there is no zero.
+        right.scatter(costs, places, color=colours)
+        for place, cost in zip(places, costs, strict=True):
+            right.annotate(f"{cost:,.0f}", (cost, place), (7, 0), textcoords="offset points", va="center")
+        right.set(xscale="log", xlim=(50, 50_000), yticks=places, yticklabels=[""] * len(found))
+        right.grid(axis="x", color="#dddddd")
+        right.set_axisbelow(True)
+        for axes in (left, right):
+            axes.set_ylim(len(found) - 0.4, -0.6)
         left.set_title(scenario.title, loc="left", fontweight="bold")
-    figure.supxlabel(machine, fontsize=6, color="#555555")
+    left.set_xlabel("requests a second")
+    right.set_xlabel("µs of processor a request, in powers of ten")
+    figure.supxlabel(textwrap.fill(machine, 170), fontsize=6, color="#555555")
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _bars(axes: Any, lines: Sequence[Summary], values: Sequence[float], title: str) -> None:
-    colours = [OUR_COLOUR if line.client.startswith("parallamr-mp") else THEIR_COLOUR for line in lines]
-    bars = axes.barh(range(len(lines)), values, color=colours)
-    axes.bar_label(bars, [f" {value:,.0f}" for value in values])
-    axes.set_yticks(range(len(lines)), [line.label.strip("*") for line in lines])
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_xlabel(title)
