@@ -39,6 +39,13 @@ class Contestant:
     """The command is whole: it is not one for Python."""
 
     @property
+    def environment(self) -> str:
+        """The name of its environment: what is in there, so that those who need the same have it together."""
+        if self.ours:
+            return self.name
+        return "-".join(requirement.partition(">")[0] for requirement in self.requirements)
+
+    @property
     def ours(self) -> bool:
         return not self.command
 
@@ -88,6 +95,13 @@ CONTESTANTS = (
         more="--uvloop",
     ),
     _client(
+        "aiohttp-processes",
+        "… in several processes",
+        *("aiohttp>=3.11", "orjson>=3.10"),
+        file="with_aiohttp.py",
+        more="--processes",
+    ),
+    _client(
         "like-the-original",
         "aiohttp, a session a request (like the original parallamr)",
         "aiohttp>=3.11",
@@ -126,7 +140,7 @@ def python_of(contestant: Contestant, *, install: bool) -> Path:
     """
     if not install or not contestant.requirements:
         return Path(sys.executable)
-    folder = ROOT / ".cache" / "bench" / contestant.name
+    folder = ROOT / ".cache" / "bench" / contestant.environment
     command = [str(ROOT / "scripts" / "benchmark" / "make_env"), str(folder), *contestant.requirements]
     # All of one Python, or the versions of Python are what is compared.
     if subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=False).returncode:

@@ -182,6 +182,9 @@ def table(scenario: Scenario, lines: Sequence[Summary]) -> str:
     for line in lines:
         values = ["wrong" if line.faults else show(line) for _, show in columns]
         text.append(f"| {line.label} | {' | '.join(values)} |")
+    busy = max((line.server_us for line in lines if line.server_us is not None), default=None)
+    if busy is not None:
+        text += ["", f"The server took at most {busy:.0f} µs of processor a request."]
     said = [f"- **{line.client}: wrong results: {fault}**" for line in lines for fault in line.faults]
     said += [f"- {line.client}: {note}" for line in lines for note in line.notes]
     return "\n".join([*text, *([""] if said else []), *said])

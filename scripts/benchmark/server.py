@@ -3,8 +3,8 @@
     listener ─► connections ── a whole request ──► due: first in, first out ── its time has come ──► answer
 
 Every request takes the same time, so those that are due first stand first. Requests are parsed by hand, and
-only as far as clients that send a Content-Length need it. A request without TLS costs some 15 µs of CPU,
-most of it the kernel's: that leaves the machine to the client that is measured.
+only as far as clients that send a Content-Length need it. A request without TLS costs 3 µs of Python,
+and some 10 of the kernel's (30 where it has to wake many threads): that leaves the machine to the client.
 
     GET  …/stats     the counters as JSON
     POST …/reset     zeroes them

@@ -13,8 +13,8 @@ import json
 import multiprocessing
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -150,14 +150,14 @@ Ask = Callable[[Row], str]
 """Asks one row, and returns the text."""
 
 
-def in_threads_of_processes(job: Job, make_asker: Callable[[Job], Ask]) -> None:
-    """Runs the job in `procs` processes of `threads` threads, each of which makes an asker and keeps it.
+def in_processes(job: Job, work: Callable[..., None], *more: object) -> None:
+    """Calls `work(job, table, *more)` in `procs` processes, each with its own share of the rows and output.
 
-    Every process reads its own share of the rows and writes its own part, which are put together at the end.
+    What they have written is put together at the end.
     """
-    parts = [job.output.with_suffix(f".{number}") for number in range(job.procs)]
+    parts = [replace(job, output=job.output.with_suffix(f".{number}")) for number in range(job.procs)]
     workers = [
-        multiprocessing.Process(target=_work, args=(job, make_asker, number, part))
+        multiprocessing.Process(target=_share, args=(part, number, work, more))
         for number, part in enumerate(parts)
     ]
     for worker in workers:
@@ -166,11 +166,20 @@ def in_threads_of_processes(job: Job, make_asker: Callable[[Job], Ask]) -> None:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a process has failed")
-    put_together(parts, job.output)
+    put_together([part.output for part in parts], job.output)
 
 
-def _work(job: Job, make_asker: Callable[[Job], Ask], number: int, part: Path) -> None:
-    table, failed = Table(job, number, job.procs), []
+def _share(job: Job, number: int, work: Callable[..., None], more: Iterable[object]) -> None:
+    work(job, Table(job, number, job.procs), *more)
+
+
+def in_threads_of_processes(job: Job, make_asker: Callable[[Job], Ask]) -> None:
+    """Runs the job in `procs` processes of `threads` threads, each of which makes an asker and keeps it."""
+    in_processes(job, _in_threads, make_asker)
+
+
+def _in_threads(job: Job, table: Table, make_asker: Callable[[Job], Ask]) -> None:
+    failed = []
 
     def thread() -> None:
         try:
@@ -182,7 +191,7 @@ def _work(job: Job, make_asker: Callable[[Job], Ask], number: int, part: Path) -
             raise
 
     job.tls()  # before the threads: it is made once
-    with Results(part) as results:
+    with Results(job.output) as results:
         threads = [threading.Thread(target=thread) for _ in range(job.threads)]
         for each in threads:
             each.start()
