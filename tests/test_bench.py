@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from benchmark.chat import answer_to
 from benchmark.check import faults_of, marker_of, write_table
-from benchmark.contestants import CONTESTANTS, REFERENCE, known
+from benchmark.contestants import CONTESTANTS, REFERENCE, Contestant, known, turns
 from benchmark.measure import Measures
 from benchmark.report import Cell, draw, summaries, table
 from benchmark.scenarios import SCENARIOS, quick
@@ -164,7 +164,7 @@ def test_figures_of_wrong_results_are_not_shown():
 
 def test_who_did_fewer_rows_is_told():
     shown = table(SCENARIOS[0], summaries([cell("slow", 0, wall=1.0, rows=512)], REFERENCE))
-    assert "slow did 512 rows" in shown
+    assert "; slow 512 rows. One round." in shown
 
 
 def test_the_picture_is_drawn(tmp_path, monkeypatch):
@@ -189,6 +189,18 @@ def test_slow_clients_do_a_share_that_still_fills_all_seats():
     scenario = next(each for each in SCENARIOS if each.name == "1s")
     assert scenario.rows_for(1.0) == scenario.rows
     assert scenario.rows_for(0.01) == (2 * scenario.in_flight,)
+
+
+def test_rounds_are_interleaved_and_the_very_slow_run_once():
+    scenario = next(each for each in SCENARIOS if each.name == "50ms")
+    contestants = [
+        Contestant("a", "a"),
+        Contestant("b", "b", share=0.5),
+        Contestant("slow", "slow", share=0.01),
+    ]
+    order = [(number, each.name) for number, each, _ in turns(scenario, contestants, 3)]
+    assert order == [(0, "a"), (0, "b"), (0, "slow"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]
+    assert {rows for _, each, rows in turns(scenario, contestants, 1) if each.name == "b"} == {10_000}
 
 
 def test_fewer_rows_keep_the_growth_and_the_start_what_they_are():

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.check import PROMPT, faults_of, write_table
-from benchmark.contestants import REFERENCE, Contestant, NoEnvironmentError, known, python_of, versions_in
+from benchmark.contestants import (
+    REFERENCE,
+    Contestant,
+    NoEnvironmentError,
+    known,
+    python_of,
+    turns,
+    versions_in,
+)
 from benchmark.measure import BenchServer, Work, make_authority, run_client, wall_of
 from benchmark.report import Cell, Summary, as_json, draw, summaries, table
 from benchmark.scenarios import SCENARIOS, Scenario, quick
@@ -33,6 +41,8 @@ _TOLD_VERSIONS = (
     "orjson",
     "pycurl",
 )
+_BUSY = 0.5
+"""Processes that want to run, without the benchmark."""
 _FULL = 1000
 """Connections that the largest scenario needs."""
 
@@ -72,12 +82,10 @@ class Bench:
         folder.mkdir()
         (folder / "prompt.txt").write_text(PROMPT, encoding="utf-8")
         with self._server(scenario, folder) as server:
-            for number in range(rounds):
-                for contestant in taking_part:
-                    for rows in scenario.rows_for(contestant.share):
-                        cell = self._cell(scenario, contestant, number, rows, folder, server)
-                        self.cells.append(cell)
-                        _tell(cell, rounds)
+            for number, contestant, rows in turns(scenario, taking_part, rounds):
+                cell = self._cell(scenario, contestant, number, rows, folder, server)
+                self.cells.append(cell)
+                _tell(cell, rounds)
 
     def _taking_part(self, scenario: Scenario) -> list[Contestant]:
         chosen = self._contestants
@@ -265,30 +273,27 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         machine = bench.machine()
-        for scenario in scenarios:
+        if machine["load"] > _BUSY and not options.quick:
+            print(
+                f"warning: this machine is busy (load {machine['load']:.1f}): use the ratios", file=sys.stderr
+            )
+        print(f"{_told(machine)}. Ratios are to {REFERENCE} in the same round.", flush=True)
+        lines: list[Summary] = []
+        for scenario in scenarios:  # told as they end: whoever stops it has what was measured so far
             bench.play(scenario)
-    lines = summaries(bench.cells, REFERENCE)
-    _publish(machine, scenarios, lines, bench.cells, options)
+            lines = summaries(bench.cells, REFERENCE)
+            if found := [line for line in lines if line.scenario == scenario.name]:
+                print(f"\n{table(scenario, found)}", flush=True)
+            if options.json:
+                figures = as_json(machine, bench.cells, lines)
+                options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if options.plot:
+        draw(scenarios, lines, _told(machine), options.plot)
     return 1 if any(line.faults for line in lines) else 0
 
 
-def _publish(
-    machine: dict[str, Any],
-    scenarios: Sequence[Scenario],
-    lines: Sequence[Summary],
-    cells: Sequence[Cell],
-    options: argparse.Namespace,
-) -> None:
-    print(f"{_told(machine)}. Ratios are to {REFERENCE} in the same round.")
-    for scenario in scenarios:
-        found = [line for line in lines if line.scenario == scenario.name]
-        if found:
-            print(f"\n{table(scenario, found)}")
-    if options.json:
-        options.json.write_text(json.dumps(as_json(machine, cells, lines), indent=1), encoding="utf-8")
-    if options.plot:
-        draw(scenarios, lines, _told(machine), options.plot)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.measure import Work
+from benchmark.scenarios import Scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = Path(__file__).resolve().parent / "clients"
 REFERENCE = "aiohttp"
 """Ratios are to this one: the fastest client on the event loop that asyncio comes with."""
+
+_VERY_SLOW = 0.1
+"""Whoever does less than this share of the rows runs in the first round only, for it takes its time."""
 
 
 class NoEnvironmentError(Exception):
@@ -108,7 +112,7 @@ CONTESTANTS = (
         file="like_the_original.py",
         share=0.5,
     ),
-    _client("httpx", "httpx.AsyncClient", "httpx>=0.28", "orjson>=3.10", file="with_httpx.py", share=0.1),
+    _client("httpx", "httpx.AsyncClient", "httpx>=0.28", "orjson>=3.10", file="with_httpx.py", share=0.05),
     _client("openai", "openai SDK, asynchronous", "openai>=1.60", file="with_openai.py", share=0.05),
     _client(
         "requests",
@@ -131,6 +135,17 @@ def known() -> tuple[Contestant, ...]:
         for each in CONTESTANTS
         if "[" not in each.name or each.name.partition("[")[2].rstrip("]") in extras
     )
+
+
+def turns(
+    scenario: Scenario, contestants: Sequence[Contestant], rounds: int
+) -> Iterator[tuple[int, Contestant, int]]:
+    """Round, contestant and rows of every cell, in order: all of them in each round, the very slow once."""
+    for number in range(rounds):
+        for contestant in contestants:
+            if number == 0 or contestant.share >= _VERY_SLOW:
+                for rows in scenario.rows_for(contestant.share):
+                    yield number, contestant, rows
 
 
 def python_of(contestant: Contestant, *, install: bool) -> Path:

@@ -169,8 +169,12 @@ def table(scenario: Scenario, lines: Sequence[Summary]) -> str:
     columns = [COLUMNS[name] for name in scenario.columns]
     most = max(scenario.rows)
     told = [f"{scenario.procs} processes of {scenario.threads} threads, or {scenario.in_flight} tasks of one"]
-    told += [f"{line.client} did {line.rows:,} rows" for line in lines if line.rows < min(scenario.rows)]
     rounds = max((line.rounds for line in lines), default=0)
+    told += [
+        f"{line.client} {line.rows:,} rows{', once' if line.rounds < rounds else ''}"
+        for line in lines
+        if line.rows < min(scenario.rows)
+    ]
     text = [
         f"### {scenario.title}",
         "",

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 LEAN = ("parallamr-mp", "parallamr-mp[fast]", "aiohttp", "like-the-original", "raw-sockets")
+PROCESSES = (
+    *("parallamr-mp", "parallamr-mp[fast]", "aiohttp", "aiohttp-processes"),
+    *("requests", "http.client", "raw-sockets"),
+)
+"""Those who have more than one, and the reference."""
 OURS = ("parallamr-mp", "parallamr-mp[fast]")
 
 TRAFFIC = ("rate", "rate_ratio", "ideal", "cpu", "cpu_ratio", "peak", "connections", "memory", "first")
@@ -56,7 +61,7 @@ class Scenario:
 SCENARIOS = (
     Scenario("50ms", "50 ms, 256 in flight", 0.05, 2, 128, (20_000,)),
     Scenario("1s", "1 s, 1000 in flight", 1.0, 2, 500, (5_000,)),
-    Scenario("1s-4", "1 s, 1000 in flight, four processes", 1.0, 4, 250, (5_000,)),
+    Scenario("1s-4", "1 s, 1000 in flight, four processes", 1.0, 4, 250, (5_000,), only=PROCESSES),
     Scenario("tls", "50 ms, 256 in flight, TLS", 0.05, 2, 128, (20_000,), TLS, tls=True),
     Scenario(
         "engine",
