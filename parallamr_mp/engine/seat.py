@@ -253,8 +253,12 @@ class ProcessSeat:
     def join(self, timeout: float) -> bool:
         if not futures.wait([self._future], timeout).done:
             return False
-        # `_run` has returned, or the process is dead. Either way `shutdown`
-        # has nothing to wait for but the process's own exit.
+        if self._future.exception() is not None:
+            # It is dead, or seems so to the executor, since what ran in it has
+            # closed its channels: that would be waited for without end.
+            self.kill()
+        # Else `_run` has returned. Either way `shutdown` has nothing to wait
+        # for but the process's own exit.
         self._executor.shutdown(wait=True)
         self.inbox.close()
         self.outbox.close()

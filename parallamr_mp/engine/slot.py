@@ -119,7 +119,10 @@ class Slot:
 
     def lost(self) -> None:
         dead, self.seat = self.seat, None
-        if dead is not None and dead.join(5.0):
+        if dead is not None:
+            if not dead.join(5.0):  # it goes on without a channel, for nobody
+                dead.kill()
+                dead.join(5.0)
             self.exit_code = dead.exit_code
         if not self.ready:
             self.failed_starts += 1
