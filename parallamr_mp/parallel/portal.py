@@ -31,15 +31,19 @@ class Portal:
 
     def enter(self) -> None:
         """Starts the loop for its first user."""
+        self._refuse_its_own_thread()
         with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._loop = asyncio.new_event_loop()
+            if self._users == 0:
+                loop = asyncio.new_event_loop()
                 # A daemon: a program can end that has left a group open, or waits for a thread in vain.
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="parallel groups", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=_serve, args=(loop,), name="parallel groups", daemon=True)
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            self._users += 1
 
     def leave(self) -> None:
         """Ends the loop with its last user."""
@@ -56,14 +60,10 @@ class Portal:
         Interrupted (Ctrl-C, say), it cancels the coroutine, and waits for its
         end, before it raises that. A second interruption does not wait.
         """
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
+        self._refuse_its_own_thread()
+        loop = self._loop
+        if loop is None:
             raise RuntimeError("this group has been left: there is nothing to wait for")
-        if thread is threading.current_thread():
-            raise RuntimeError(
-                "an event handler cannot wait for a group of a plain `with`:"
-                " the group and its events need the thread that it runs in"
-            )
         done: Future[T] = Future()
         running: list[asyncio.Task[T]] = []
 
@@ -72,20 +72,29 @@ class Portal:
             running.append(task)
             task.add_done_callback(lambda task: _pass_on(task, done))
 
-        loop.call_soon_threadsafe(start)
         try:
+            loop.call_soon_threadsafe(start)
             return done.result()
         except BaseException:
             if not done.done():
-                loop.call_soon_threadsafe(_cancel, running)
+                loop.call_soon_threadsafe(_cancel, running, done)
                 with contextlib.suppress(Exception, asyncio.CancelledError):
                     done.result()
             raise
 
+    def _refuse_its_own_thread(self) -> None:
+        if self._thread is threading.current_thread():
+            raise RuntimeError(
+                "an event handler cannot wait for a group of a plain `with`:"
+                " the group and its events need the thread that it runs in"
+            )
 
-def _cancel(running: list[asyncio.Task[Any]]) -> None:
+
+def _cancel(running: list[asyncio.Task[Any]], done: Future[Any]) -> None:
     for task in running:
         task.cancel()
+    if not running:  # the interruption came before it was begun
+        done.cancel()
 
 
 def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:

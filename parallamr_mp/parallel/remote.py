@@ -1,8 +1,8 @@
 """What runs a group's tasks in a worker: in a process of its own, or in threads of the caller's.
 
     Lease(Call) ──► Caller ──► function(*args, **kwargs) ──► Outcome(Reply)
-                      │ print
-                      └──► TaskStream ──whole lines──► Said(Printed) ──► the parent's own streams
+                                      │ print
+                                      └──► TaskStream ──► Said(Printed)    (`streams.py`)
 
 A function crosses once to a process and is kept there under a number: one of a
 notebook carries the globals that it uses along, which may be large. Exceptions
@@ -14,15 +14,16 @@ A worker process imports this module: nothing here may bring Pydantic or asyncio
 
 from __future__ import annotations
 
-import io
+import os
 import pickle
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
 import cloudpickle
 
@@ -32,6 +33,10 @@ from parallamr_mp.engine.messages import Said
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.errors import NotPicklable
 from parallamr_mp.models import Unsaved
+from parallamr_mp.parallel.streams import Printed, TaskStream
+
+_LAST_SECONDS = 1.0
+"""In which a process that has been told to end does so, or is ended."""
 
 
 @crossing
@@ -61,29 +66,29 @@ class Reply:
     """The error's traceback."""
 
 
-class Printed(NamedTuple):
-    """Text that a task has written."""
-
-    stream: str
-    """`stdout` or `stderr`."""
-    text: str
-
-
 def processes_main(receiver: Receiver, sender: Sender, threads: int) -> None:
     """The actor of a group's worker process: threads that call what is sent. See `worker_main`."""
 
     def say(printed: Printed) -> None:
         sender.send(Said(printed))
 
-    sys.stdout = TaskStream("stdout", sys.stdout, say)
-    sys.stderr = TaskStream("stderr", sys.stderr, say)
-    worker_main(receiver, sender, threads, Caller, ())
+    streams = TaskStream("stdout", sys.stdout, say), TaskStream("stderr", sys.stderr, say)
+    sys.stdout, sys.stderr = streams
+    worker_main(receiver, sender, threads, Caller, (streams,))
+    threading.Thread(target=_end, name="end", daemon=True).start()
+
+
+def _end() -> None:
+    """Ends the process, which would wait for threads and processes that tasks have left running in it."""
+    time.sleep(_LAST_SECONDS)
+    os._exit(0)
 
 
 class Caller:
     """Calls functions that were sent; used by all threads of a worker process."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: Sequence[TaskStream]) -> None:
+        self._streams = streams
         self._functions: dict[int, Future[Callable[..., Any]]] = {}
         # Who is sent a number alone may come before the thread that got the function has unpacked it.
         self._lock = threading.Lock()
@@ -99,9 +104,8 @@ class Caller:
         except BaseException as error:  # also SystemExit: a task ends itself, and nothing else
             return _failed(error, error)
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, TaskStream):
-                    stream.flush()
+            for stream in self._streams:
+                stream.sweep()
         try:
             return Reply(True, _dumps(value))
         except BaseException as error:
@@ -111,8 +115,10 @@ class Caller:
         """Results of groups have no file to be saved in."""
 
     def close(self) -> None:
-        """Lets go of the functions."""
+        """Lets go of the functions, and of what has been printed."""
         self._functions.clear()
+        for stream in self._streams:
+            stream.sweep(every=True)
 
     def _function_of(self, call: Call) -> Callable[..., Any]:
         if not call.function:
@@ -151,66 +157,6 @@ class LocalCaller:
 
     def close(self) -> None:
         """There is nothing to let go of."""
-
-
-class TaskStream(io.TextIOBase):
-    """In place of a worker's standard stream: what a task prints goes to the parent, line by line.
-
-    Several processes that write to one terminal would tear each other's lines
-    and any bar; and where a notebook is the terminal, only the parent's stream
-    leads there. Each thread has a line of its own, which `flush` sends as it is.
-    """
-
-    def __init__(self, name: str, real: TextIO | None, say: Callable[[Printed], None]) -> None:
-        super().__init__()
-        self._stream, self._real, self._say = name, real, say
-        self._begun = threading.local()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return "utf-8"
-
-    @property
-    def errors(self) -> str:  # type: ignore[override]
-        return "backslashreplace"
-
-    @property
-    def buffer(self) -> Any:
-        """That of the real stream: bytes go their own way."""
-        return self._real.buffer if self._real is not None else None
-
-    def fileno(self) -> int:
-        """That of the real stream: programs that a task starts write to it."""
-        if self._real is None:
-            raise io.UnsupportedOperation("fileno")
-        return self._real.fileno()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str, /) -> int:
-        begun = getattr(self._begun, "text", "") + text
-        whole, newline, rest = begun.rpartition("\n")
-        self._begun.text = rest
-        if newline:
-            self._send(whole + newline)
-        return len(text)
-
-    def flush(self) -> None:
-        begun = getattr(self._begun, "text", "")
-        if begun:
-            self._begun.text = ""
-            self._send(begun)
-
-    def _send(self, text: str) -> None:
-        try:
-            self._say(Printed(self._stream, text))
-        except OSError:
-            pass  # the parent is gone, and this process is about to go
-        except ValueError:  # the channel is closed already: what an exit handler has to say
-            if self._real is not None:
-                self._real.write(text)
-                self._real.flush()
 
 
 def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

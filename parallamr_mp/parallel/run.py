@@ -331,10 +331,12 @@ class GroupRun:
     def _arm(self) -> None:
         """Sees to it that the next retry comes when it is due.
 
-        With all places taken, the attempt that ends first sees to it.
+        With all places taken, the attempt that ends first sees to it, or the executor that has room again.
         """
         due = self._waiting[0][0]
-        if self._in_flight >= self._options.max_workers or (self._retry_timer and self._armed_for == due):
+        if self._in_flight >= self._options.max_workers or not self._executor.has_room:
+            return
+        if self._retry_timer is not None and self._armed_for == due:
             return
         if self._retry_timer is not None:
             self._retry_timer.cancel()

@@ -2,8 +2,9 @@
 
 A function is pickled once a group, however many tasks call it: one of a script
 or notebook crosses as its code together with the globals that it uses, as they
-are then. From its second use on, a process that has had it gets its number
-alone.
+are then. A process keeps it under a number, and gets that number alone from
+then on: a large function at once, a small one from its second use on, since
+programs also make a lambda for each task.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from parallamr_mp.parallel.task import Task
 
 _REMEMBERED = 64
 """Functions that are looked out for: a lambda for each task is a new one each time."""
+_LARGE = 1 << 14
+"""Bytes of one that no process is to get twice."""
 _NUMBERED = 256
 """Functions that the processes of a group keep."""
 
@@ -78,13 +81,13 @@ class Shipper:
 
     def _function_of(self, call: Any) -> Function:
         function = self._recent.get(id(call))
+        known = function is not None
         if function is None:
             function = self._recent[id(call)] = Function(call, _dumps(call))
             if len(self._recent) > _REMEMBERED:
                 self._recent.popitem(last=False)
-            return function
         self._recent.move_to_end(id(call))
-        if not function.number and self._numbers < _NUMBERED:
+        if not function.number and self._numbers < _NUMBERED and (known or len(function.pickled) >= _LARGE):
             self._numbers += 1
             function.number = self._numbers
         return function
@@ -113,7 +116,8 @@ def unpack(reply: Reply, task: Task) -> tuple[Any, BaseException | None]:
 
 
 def _with_trace(error: BaseException, reply: Reply) -> BaseException:
-    error.__cause__ = RemoteTraceback(reply.trace) if reply.trace else None
+    # Not by assignment: classes of errors may forbid that, as frozen dataclasses do.
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(reply.trace) if reply.trace else None)
     return error
 
 

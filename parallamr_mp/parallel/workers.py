@@ -32,8 +32,10 @@ from parallamr_mp.engine.slots import MAX_DEATHS, Slots
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.errors import EngineError, NotPicklable, WorkerDied
 from parallamr_mp.parallel.executor import Attempts
-from parallamr_mp.parallel.remote import LocalCaller, Printed, called, processes_main
+from parallamr_mp.parallel.remote import LocalCaller, called, processes_main
+from parallamr_mp.parallel.result import message_of
 from parallamr_mp.parallel.shipping import Parcel, Shipper, unpack
+from parallamr_mp.parallel.streams import Printed
 from parallamr_mp.parallel.task import NOTHING, Task, current
 from parallamr_mp.policy.job import Job
 from parallamr_mp.printers import pass_on
@@ -70,6 +72,7 @@ class WorkerExecutor:
         self._ending = self._closing = False
         self._gone: asyncio.Future[None] | None = None
         """Resolved when no worker is left, once somebody waits for that."""
+        self._killer: asyncio.TimerHandle | None = None
 
     # ── the group's side ─────────────────────────────────────────────────────
 
@@ -122,28 +125,23 @@ class WorkerExecutor:
         task.call, task.args, task.kwargs = None, (), NOTHING
 
     async def close(self) -> None:
-        if self._slots is None or self._reactor is None or self._loop is None:
+        if self._slots is None or self._loop is None:
             return
         self._ending = self._closing = True
-        self._slots.stop()
-        self._reactor.flush()
-        self._gone = self._loop.create_future()
-        self._note_gone()
-        killer = self._loop.call_later(_PATIENCE, self._slots.kill)
+        if self._gone is None:
+            self._gone = self._loop.create_future()
+            self._slots.stop()
+            self._flush()
+            self._killer = self._loop.call_later(_PATIENCE, self._slots.kill)
+            self._note_gone()
         cancelled = None
         while not self._gone.done():
             try:
                 await asyncio.wait([self._gone])
-            except asyncio.CancelledError as error:  # nothing may be left, whoever is in a hurry
+            except asyncio.CancelledError as error:  # nothing may be left, but nobody is needed any more
                 cancelled = error
-        killer.cancel()
-        for fd in self._deaths:
-            self._loop.remove_reader(fd)
-            os.close(fd)
-        self._deaths.clear()
-        self._loop.remove_reader(self._reactor.fileno())
-        self._reactor.close()
-        self._slots = self._reactor = None
+                if self._slots is not None:
+                    self._slots.kill()
         if cancelled is not None:
             raise cancelled
 
@@ -163,7 +161,7 @@ class WorkerExecutor:
         else:
             value, error = self._outcomes.pop(job.id)
             if error is not None and not isinstance(error, Exception | asyncio.CancelledError):
-                ended = f"task {task.name!r} ended itself: {type(error).__qualname__}: {error}"
+                ended = f"task {task.name!r} ended itself: {type(error).__qualname__}: {message_of(error)}"
                 error = RuntimeError(ended).with_traceback(error.__traceback__)
             self._end(job, value, error, outcome.seconds)
 
@@ -187,7 +185,7 @@ class WorkerExecutor:
                 text = (
                     f"the worker process died{how} each of the {job.deaths} times that task {task.name!r} ran"
                 )
-                self._end(job, None, WorkerDied(text), 0.0)
+                self._end(job, None, WorkerDied(text), None)
             else:
                 self._again.append(job)
                 assert self._attempts is not None
@@ -230,7 +228,7 @@ class WorkerExecutor:
         self._deaths.add(fd)
         loop.add_reader(fd, died)
 
-    def _end(self, job: Job, value: Any, error: BaseException | None, seconds: float) -> None:
+    def _end(self, job: Job, value: Any, error: BaseException | None, seconds: float | None) -> None:
         task = self._tasks.pop(job.id)
         self._parcels.pop(job.id, None)
         self._calls.pop(job.id, None)
@@ -275,13 +273,23 @@ class WorkerExecutor:
         self._loop.call_soon(call, *args)
 
     def _note_gone(self) -> None:
-        if (
-            self._gone is not None
-            and not self._gone.done()
-            and self._slots is not None
-            and not self._slots.seats
-        ):
-            self._gone.set_result(None)
+        """Lets go of everything once nobody is left; several may be waiting for that in `close`."""
+        if self._gone is None or self._slots is None or self._slots.seats:
+            return
+        assert self._loop is not None
+        assert self._reactor is not None
+        assert self._killer is not None
+        self._killer.cancel()
+        for fd in self._deaths:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+        self._deaths.clear()
+        self._loop.remove_reader(self._reactor.fileno())
+        self._reactor.close()
+        self._slots = self._reactor = None
+        self._known.clear()
+        self._shipper = Shipper()
+        self._gone.set_result(None)
 
 
 def _run(task: Task) -> Any:
