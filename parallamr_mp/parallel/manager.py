@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
+from functools import partial
 from types import CoroutineType, TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -210,8 +211,19 @@ class ParallelExecutionManager:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        begun = False
+
+        async def end(error: BaseException | None) -> None:
+            nonlocal begun
+            begun = True
+            await self.__aexit__(type(error) if error else None, error, None)
+
         try:
-            self._portal.call(lambda: self.__aexit__(kind, error, traceback))
+            self._portal.call(partial(end, error))
+        except BaseException as interruption:
+            if not begun:  # so early was it that nothing of the group has been ended
+                self._portal.call(partial(end, interruption))
+            raise
         finally:
             self._portal.leave()
 

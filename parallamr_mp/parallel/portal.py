@@ -49,38 +49,51 @@ class Portal:
         """Ends the loop with its last user."""
         with self._lock:
             self._users -= 1
-            if self._users == 0 and self._loop is not None and self._thread is not None:
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join()
+            loop, thread = self._loop, self._thread
+            if self._users == 0 and loop is not None and thread is not None:
                 self._loop = self._thread = None
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
 
     def call(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs the coroutine that `begin` makes on the loop; returns or raises what it does.
 
-        Interrupted (Ctrl-C, say), it cancels the coroutine, and waits for its
-        end, before it raises that. A second interruption does not wait.
+        The loop lasts as long as the call. Interrupted (Ctrl-C, say), it
+        cancels the coroutine, and waits for its end, before it raises that. A
+        second interruption does not wait.
         """
         self._refuse_its_own_thread()
-        loop = self._loop
-        if loop is None:
-            raise RuntimeError("this group has been left: there is nothing to wait for")
         done: Future[T] = Future()
         running: list[asyncio.Task[T]] = []
-
-        def start() -> None:
-            task = loop.create_task(begin())
-            running.append(task)
-            task.add_done_callback(lambda task: _pass_on(task, done))
-
+        joined: list[asyncio.AbstractEventLoop] = []
         try:
+            loop = self._join(joined)
+
+            def start() -> None:
+                task = loop.create_task(begin())
+                running.append(task)
+                task.add_done_callback(lambda task: _pass_on(task, done))
+
             loop.call_soon_threadsafe(start)
             return done.result()
         except BaseException:
-            if not done.done():
-                loop.call_soon_threadsafe(_cancel, running, done)
+            if joined and not done.done():
+                joined[0].call_soon_threadsafe(_cancel, running, done)
                 with contextlib.suppress(Exception, asyncio.CancelledError):
                     done.result()
             raise
+        finally:
+            if joined:
+                self.leave()
+
+    def _join(self, joined: list[asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+        """The loop, with one user more."""
+        with self._lock:
+            if self._loop is None:
+                raise RuntimeError("this group has been left: there is nothing to wait for")
+            self._users += 1
+            joined.append(self._loop)  # an interruption comes after a call: never between these two lines
+            return self._loop
 
     def _refuse_its_own_thread(self) -> None:
         if self._thread is threading.current_thread():
@@ -92,7 +105,8 @@ class Portal:
 
 def _cancel(running: list[asyncio.Task[Any]], done: Future[Any]) -> None:
     for task in running:
-        task.cancel()
+        # Not at once: one that is cancelled before its first step never comes to its `finally`.
+        task.get_loop().call_soon(task.cancel)
     if not running:  # the interruption came before it was begun
         done.cancel()
 

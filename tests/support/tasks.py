@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +191,59 @@ def size_of(data: bytes) -> int:
 
 def blob(size: int) -> bytes:
     return bytes(size)
+
+
+def chatter(number: int, lines: int) -> None:
+    for line in range(lines):
+        print(f"task {number} line {line}", "x" * 40)
+        print(f"fault {number} line {line}", file=sys.stderr)
+
+
+def say(*words: str, **how: Any) -> None:
+    print(*words, **how)
+
+
+def say_in_a_thread(text: str) -> None:
+    """The thread ends with its line unfinished."""
+    thread = threading.Thread(target=say, args=(text,), kwargs={"end": ""})
+    thread.start()
+    thread.join()
+
+
+def say_later(address: Address, text: str) -> None:
+    """From a daemon thread, which outlives the task."""
+
+    def later() -> None:
+        ring(address, "before")
+        print(text, flush=True)
+        ring(address, "after")
+
+    threading.Thread(target=later, daemon=True).start()
+
+
+def say_and_ring(address: Address, text: str) -> str:
+    print(text, end="", flush=True)
+    return ring(address)
+
+
+def say_at_exit(text: str) -> None:
+    atexit.register(print, text)
+
+
+def say_in_pieces(number: int) -> None:
+    for _ in range(number):
+        print("abcdefghij", end="")
+
+
+def say_otherwise() -> None:
+    """By the ways that do not go through `print`."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.writelines(["written ", "lines\n"])
+    sys.stdout.buffer.write(b"bytes\n")
+    logging.getLogger("task").warning("logged")
+    warnings.warn("warned", UserWarning, stacklevel=1)
+    subprocess.run([sys.executable, "-c", "print('from a program')"], check=True)
+
+
+def say_names() -> tuple[str, str, bool]:
+    return sys.stdout.name, sys.stdout.encoding, sys.stdout.isatty()
