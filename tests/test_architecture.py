@@ -165,7 +165,7 @@ def test_the_engine_knows_no_experiments():
 
 def test_a_worker_loads_neither_the_command_line_nor_the_displays():
     """What a spawned worker imports, it pays for in time and memory, as many times as there are workers."""
-    reached, todo = set(), ["attempt", "engine.worker", "engine.writer"]
+    reached, todo = set(), ["attempt", "engine.worker", "engine.writer", "parallel.remote"]
     while todo:
         module = todo.pop()
         if module not in reached:
@@ -182,6 +182,20 @@ def test_a_worker_loads_neither_the_command_line_nor_the_displays():
         for alias in node.names
     }
     assert not foreign & {"typer", "click", "tqdm", "dotenv", "pydantic", "pandas", "numpy"}
+
+
+def test_a_worker_of_a_group_loads_nothing_that_its_tasks_may_not_need():
+    reached, todo = set(), ["parallel.remote"]
+    while todo:
+        module = todo.pop()
+        if module not in reached:
+            reached.add(module)
+            todo += imports_of(without_type_checking(MODULES[module]), module)
+    assert {name.split(".")[0] for name in reached} <= {"engine", "parallel", "errors", "models", ""}
+    assert {name for name in reached if name.startswith("parallel.")} == {
+        "parallel.remote",
+        "parallel.streams",
+    }
 
 
 def test_the_public_names():

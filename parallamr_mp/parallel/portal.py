@@ -19,6 +19,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_SLOW = 60.0
+"""Seconds: development mode is not to complain that the start or end of a process keeps this loop busy."""
+
 
 class Portal:
     """One for all plain groups of a state: their events are published by one thread. Used from any thread."""
@@ -122,6 +125,7 @@ def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
+    loop.slow_callback_duration = _SLOW
     try:
         loop.run_forever()
         left = asyncio.all_tasks(loop)
