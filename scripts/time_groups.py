@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import time
 import tracemalloc
 from collections.abc import Callable, Coroutine
@@ -100,13 +101,85 @@ def bytes_a_task(tasks: int, workers: int) -> float:
         tracemalloc.stop()
 
 
+def burn(rounds: int) -> int:
+    """Keeps one core busy."""
+    value = 1
+    for _ in range(rounds):
+        value = (value * 1103515245 + 12345) & 0x7FFFFFFF
+    return value
+
+
+def same(number: int) -> int:
+    return number
+
+
+def rounds_for(seconds: float) -> int:
+    """How many of `burn` take about as long, alone."""
+    rounds, took = 10_000, 0.0
+    while took < 0.05:
+        rounds *= 2
+        started = time.perf_counter()
+        burn(rounds)
+        took = time.perf_counter() - started
+    return int(rounds * seconds / took)
+
+
+def seconds_over(call: Callable[[int], int], arguments: list[int], procs: int, threads: int) -> float:
+    """What a group over workers takes, the start and the end of its processes included."""
+    gc.collect()
+    started = time.perf_counter()
+    with ExecutionState().parallel(procs=procs, threads=threads) as p:
+        for argument in arguments:
+            p.add(call, argument)
+        for result in p.gather():
+            result.unwrap()
+    return time.perf_counter() - started
+
+
+def over_workers(procs: int, seconds: float, tasks: int, rounds: int) -> dict[str, float]:
+    """`procs` tasks that keep a core busy for so long, one after the other and at once; and tasks of nothing."""
+    work = [rounds_for(seconds)] * procs
+    best: dict[str, float] = {}
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for one in work:
+            burn(one)
+        took = {
+            "one_by_one_s": time.perf_counter() - started,
+            "processes_s": seconds_over(burn, work, procs, 1),
+            "process_task_us": seconds_over(same, list(range(tasks)), 2, 4) / tasks * 1e6,
+            "thread_task_us": seconds_over(same, list(range(tasks)), 0, 8) / tasks * 1e6,
+        }
+        best = {name: min(best.get(name, value), value) for name, value in took.items()}
+    return {**best, "speed_up": best["one_by_one_s"] / best["processes_s"]}
+
+
+def tell_over_workers(procs: int, tasks: int, figures: dict[str, float]) -> None:
+    print(f"{procs} tasks that keep a core busy (this machine has {os.cpu_count()})")
+    print(f"  one after the other  {figures['one_by_one_s']:7.2f} s")
+    print(f"  over {procs} processes     {figures['processes_s']:7.2f} s  x {figures['speed_up']:.2f}")
+    print(f"{tasks:,} tasks of nothing, start and end of the workers included")
+    print(f"  over 2 processes of 4 threads  {figures['process_task_us']:7.0f} µs a task")
+    print(f"  over 8 threads                 {figures['thread_task_us']:7.0f} µs a task")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench_groups", description="Times parallel groups.")
     parser.add_argument("--tasks", type=int, default=100_000, metavar="N", help="tasks of a group")
     parser.add_argument("--workers", type=int, default=100, metavar="N", help="how many of them at once")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="the best of so many counts")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    parser.add_argument("--procs", type=int, metavar="N", help="time workers instead, with N busy tasks")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of each of these")
     options = parser.parse_args()
+    if options.procs is not None:
+        tasks = min(options.tasks, 10_000)
+        figures = over_workers(options.procs, options.seconds, tasks, options.rounds)
+        if options.json:
+            print(json.dumps(figures))
+        else:
+            tell_over_workers(options.procs, tasks, figures)
+        return
     best = {}
     for _ in range(options.rounds):  # in turns: a machine that is busy is so for all of them
         for way in (task_group, our_group, our_group_with_events):

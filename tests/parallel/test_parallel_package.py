@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -121,6 +122,7 @@ def test_the_examples_cover_what_readme_lists():
         "named_results",
         "error_handling",
         "retry_and_breaker",
+        "processes",
         "replay",
         "printers",
     }
@@ -135,3 +137,23 @@ def test_the_benchmark_runs_small():
         check=True,
     )
     assert '"ratio"' in done.stdout
+
+
+def test_the_benchmark_of_workers_runs_small():
+    words = ["--procs", "2", "--seconds", "0.01", "--tasks", "50", "--rounds", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "time_groups.py", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    figures = json.loads(done.stdout)
+    assert figures.keys() == {
+        "one_by_one_s",
+        "processes_s",
+        "process_task_us",
+        "thread_task_us",
+        "speed_up",
+    }
+    assert min(figures.values()) > 0
