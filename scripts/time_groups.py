@@ -137,7 +137,7 @@ def seconds_over(call: Callable[[int], int], arguments: list[int], procs: int, t
 
 
 def over_workers(procs: int, seconds: float, tasks: int, rounds: int) -> dict[str, float]:
-    """`procs` tasks that keep a core busy for so long, one after the other and at once; and tasks of nothing."""
+    """`procs` tasks that keep a core busy for so long, one by one and at once; and tasks of nothing."""
     work = [rounds_for(seconds)] * procs
     best: dict[str, float] = {}
     for _ in range(rounds):

@@ -1,6 +1,6 @@
 """What a task prints in a worker process, on its way to the parent.
 
-    print ──► TaskStream ──whole lines──► Said(Printed) ──► the parent's own streams (`shown.py`)
+    print ──► TaskStream ──whole lines──► Said(Printed) ──► the parent's own streams
 
 Several processes that write to one terminal would tear each other's lines and
 any bar; and where a notebook is the terminal, only the parent's stream leads

@@ -21,6 +21,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -166,7 +167,8 @@ class WorkerExecutor:
             self._end(job, value, error, outcome.seconds)
 
     def said(self, slot: Slot, what: Printed) -> None:  # noqa: ARG002
-        pass_on(what.text, sys.stdout if what.stream == "stdout" else sys.stderr)
+        with suppress(Exception):  # a stream of the program's own: costs its text, and no task its result
+            pass_on(what.text, sys.stdout if what.stream == "stdout" else sys.stderr)
 
     def slot_ready(self, slot: Slot) -> None:
         self._known[slot] = set()

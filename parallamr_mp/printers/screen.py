@@ -91,9 +91,11 @@ class Screen:
 
 
 def pass_on(text: str, stream: TextIO | None) -> None:
-    """Writes what a program of the user's has printed, as it is, and whole above the bars."""
+    """Writes what a program of the user's has printed, as it is, whole above the bars, and at once."""
     if stream is not None:
-        tqdm.write(text, file=_Unfailing(stream), end="")
+        unfailing = _Unfailing(stream)
+        tqdm.write(text, file=unfailing, end="")
+        unfailing.flush()
 
 
 class Bar(_Tqdm):

@@ -167,25 +167,21 @@ def closed():
 
 
 @pytest.mark.parametrize("stream", [lambda: None, closed, Refusing, object])
-def test_a_stream_that_takes_nothing_costs_no_task_its_result(stream, monkeypatch, caplog):
-    broken = stream()
-    monkeypatch.setattr(sys, "stdout", broken)
+def test_a_stream_that_takes_nothing_costs_no_task_its_result(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stream())
     with ExecutionState().parallel(procs=1, threads=2) as p:
         for number in range(4):
             p.add(tasks.chatter, number, 2)
             p.add(tasks.double, number)
         results = p.gather()
     assert all(result.ok for result in results)
-    complaints = [record.message for record in caplog.records]
-    assert len(complaints) == (broken is not None)  # once
-    assert all("what tasks print cannot be shown" in complaint for complaint in complaints)
 
 
-def test_what_the_stream_cannot_encode_is_shown_in_escapes(monkeypatch):
+def test_what_the_stream_cannot_encode_costs_those_letters_alone(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     with ExecutionState().parallel(procs=1) as p:
         p.add(tasks.say, "grün \udc80")
         p.add(tasks.say, "fine")
         assert all(result.ok for result in p.gather())
-    assert raw.getvalue() == b"gr\\xfcn \\udc80\nfine\n"
+    assert raw.getvalue() == b"gr?n ?\nfine\n"
