@@ -14,7 +14,7 @@ from support.desk import desk
 
 TESTS = str(Path(__file__).parent.parent)
 PROGRAM = """
-import os, sys, threading
+import asyncio, os, sys, threading
 sys.path.insert(0, {tests!r})
 from support import tasks
 from support.desk import ring
@@ -51,7 +51,19 @@ def main():
     print("threads", [thread.name for thread in threading.enumerate()][1:], flush=True)
     print("files", open_files() - before, flush=True)
 
-main()
+async def main_on_a_loop():
+    async with ExecutionState().parallel(procs=PROCS, threads=2) as p:
+        for number in range(TASKS):
+            p.add(tasks.ring_pid, DOOR, number)
+        await p.gather()
+
+if WHERE == "loop":
+    try:
+        asyncio.run(main_on_a_loop())
+    except KeyboardInterrupt:
+        print("interrupted", [thread.name for thread in threading.enumerate()][1:], flush=True)
+else:
+    main()
 """
 
 
@@ -100,3 +112,22 @@ def test_ctrl_c_waits_for_threads_which_cannot_be_killed():
     lines = said.splitlines()
     assert (lines[0], lines[2:]) == ("interrupted", ["threads []", "files 0"])  # who was first is not told
     assert complaints == ""
+
+
+def test_ctrl_c_leaves_nothing_of_a_group_on_an_event_loop():
+    with desk() as door:
+        code = PROGRAM.format(tests=TESTS, address=door.address, where="loop", procs=2, tasks=8)
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            visitors = door.come(4)
+            os.kill(process.pid, signal.SIGINT)
+            said, complaints = process.communicate(timeout=60)
+            for visitor in visitors:
+                visitor.line.close()
+    assert (said, complaints) == ("interrupted []\n", "")
+    assert not [visitor for visitor in visitors if psutil.pid_exists(int(visitor.key.split()[0]))]
