@@ -25,7 +25,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parallamr_mp.errors import CircuitOpen
+    from parallamr_mp.errors import CircuitOpen, NotPicklable, WorkerDied
     from parallamr_mp.events import EventBus
     from parallamr_mp.parallel.enums import (
         ErrorStrategy,
@@ -55,12 +55,14 @@ _HOMES = {
     "ExecutionStatus": "parallamr_mp.parallel.enums",
     "GroupMetrics": "parallamr_mp.parallel.metrics",
     "GroupStatus": "parallamr_mp.parallel.enums",
+    "NotPicklable": "parallamr_mp.errors",
     "ParallelDisplayMode": "parallamr_mp.parallel.enums",
     "ParallelEventGroup": "parallamr_mp.parallel.models",
     "ParallelEventPrinter": "parallamr_mp.printers",
     "ParallelExecutionManager": "parallamr_mp.parallel.manager",
     "ParallelGroupTracker": "parallamr_mp.parallel.models",
     "StateMetrics": "parallamr_mp.parallel.metrics",
+    "WorkerDied": "parallamr_mp.errors",
 }
 
 __all__ = [
@@ -75,12 +77,14 @@ __all__ = [
     "ExecutionStatus",
     "GroupMetrics",
     "GroupStatus",
+    "NotPicklable",
     "ParallelDisplayMode",
     "ParallelEventGroup",
     "ParallelEventPrinter",
     "ParallelExecutionManager",
     "ParallelGroupTracker",
     "StateMetrics",
+    "WorkerDied",
 ]
 
 
