@@ -214,3 +214,30 @@ def test_a_group_left_by_another_thread_than_its_tasks_are_gathered_in():
         for thread in threads:
             thread.join()
     assert [[result.unwrap() for result in results] for results in gathered] == [["ok", "ok"]] * 3
+
+
+def ring_in_a_process_of_its_own(address):
+    with ExecutionState().parallel(procs=1) as p:
+        p.add(tasks.ring, address, "inner")
+        return p.gather()[0].unwrap()
+
+
+def test_workers_of_a_worker_that_is_killed_end_with_it():
+    with desk() as door:
+
+        def receptionist():
+            inner, outer = sorted(door.come(2), key=lambda visitor: visitor.key)
+            outer.let_go()
+            assert inner.line.recv(1) == b""  # though nobody has told it anything
+            inner.line.close()
+
+        with beside(receptionist), ExecutionState().parallel(procs=2, error_strategy="fail_fast") as p:
+            p.add(ring_in_a_process_of_its_own, door.address)
+            p.add(ring_and_fail, door.address)
+            with pytest.raises(LookupError, match="outer"):
+                p.gather()
+
+
+def ring_and_fail(address):
+    tasks.ring(address, "outer")
+    raise LookupError("outer")
