@@ -23,16 +23,14 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 import traceback
-import types
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection as mp_connection
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -57,7 +55,7 @@ GROUP_SIGNALS = frozenset(
     if hasattr(signal, name)
 )
 
-# Starting a child swaps process-wide state (see `_bare_main`): one start at a time.
+# Starting a child swaps a function of `multiprocessing` (see `_bare_main`): one start at a time.
 _start_lock = threading.Lock()
 
 
@@ -88,20 +86,28 @@ class Seat(Protocol):
 
 @contextlib.contextmanager
 def _bare_main() -> Iterator[None]:
-    """Hides the caller's `__main__` while a child is started.
+    """Has children that this thread starts meanwhile not import the caller's `__main__`.
 
     `multiprocessing` re-imports the parent's main module in a spawned child.
     Our actors never need it; leaving it out makes a child start faster, keeps
     the CLI's imports out of workers, and lets a script without an
-    `if __name__ == "__main__"` guard use this library.
+    `if __name__ == "__main__"` guard use this library. What other threads
+    start, or look up in `sys.modules`, is as ever.
     """
-    real = sys.modules.get("__main__")
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    prepare, us = spawn.get_preparation_data, threading.get_ident()
+
+    def prepared(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = prepare(name)
+        if threading.get_ident() == us:
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    spawn.get_preparation_data = prepared
     try:
         yield
     finally:
-        if real is not None:
-            sys.modules["__main__"] = real
+        spawn.get_preparation_data = prepare
 
 
 @contextlib.contextmanager

@@ -308,3 +308,27 @@ def test_a_seat_makes_no_semaphore(monkeypatch):
 
 def _say(receiver, sender, word):
     sender.send(word)
+
+
+def test_who_pickles_while_a_process_is_started_still_finds_the_main_module(tmp_path):
+    """A group starts its workers while the program's own code runs, in another thread."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pickle, sys, threading\n"
+        "from multiprocessing import spawn\n"
+        "from parallamr_mp.engine import seat\n"
+        "class Mine: pass\n"
+        "def look():\n"
+        "    pickle.loads(pickle.dumps(Mine()))\n"
+        "    seen.append(spawn.get_preparation_data('theirs'))\n"
+        "seen = []\n"
+        "with seat._bare_main():\n"
+        "    other = threading.Thread(target=look)\n"
+        "    other.start()\n"
+        "    other.join()\n"
+        "    ours = spawn.get_preparation_data('ours')\n"
+        "assert seen and 'init_main_from_path' in seen[0], seen\n"
+        "assert 'init_main_from_path' not in ours, ours\n"
+        "assert spawn.get_preparation_data('later')['init_main_from_path']\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True, timeout=30)
