@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import sys
 from importlib.metadata import version
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.behaviours import status, unauthorized
 from support.cli import SCRIPT, Place, environment, read_rows, run_cli
+
+from parallamr_mp.cli.app import COMMANDS
 
 MODULE = (sys.executable, "-m", "parallamr_mp")
 
@@ -37,6 +41,28 @@ def test_help_and_version(tmp_path, command):
         assert option in done.stdout
     assert "\\" not in done.stdout, "formatting left over"
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_of_a_command_what_it_says_of_itself(name):
+    function = getattr(importlib.import_module(f"parallamr_mp.cli.{name}"), name)
+    assert inspect.getdoc(function).splitlines()[0] == COMMANDS[name]
+
+
+def test_help_loads_nothing_that_only_commands_need(tmp_path):
+    code = (
+        "import sys; from parallamr_mp.__main__ import main; sys.argv = ['parallamr-mp', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = run_cli(tmp_path, "-c", code, command=(sys.executable,))
+    loaded = set(done.stderr.split())
+    assert "typer" in loaded
+    heavy = {"requests", "urllib3", "tqdm", "pydantic", "jsonschema", "asyncio", "multiprocessing"}
+    assert not loaded & heavy
+    ours = {name for name in loaded if name.startswith("parallamr_mp.")}
+    assert not ours & {"parallamr_mp.sweep", "parallamr_mp.config", "parallamr_mp.cli.options"}
 
 
 def test_no_or_an_unknown_command_is_a_usage_error(tmp_path):

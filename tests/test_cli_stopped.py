@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import typer
 
-from parallamr_mp.cli.app import app
+from parallamr_mp.cli.app import make_app
 from parallamr_mp.policy.thresholds import StopReason
 from parallamr_mp.report import Tally
 from parallamr_mp.runner import ExperimentRunner
@@ -29,7 +29,7 @@ def ended(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(ExperimentRunner, "run_experiments", lambda *args: summary)
         words = [*WORDS, *more]
         monkeypatch.setattr("sys.argv", ["/usr/bin/parallamr-mp", *words])
-        code = typer.main.get_command(app).main(words, standalone_mode=False)
+        code = typer.main.get_command(make_app(words)).main(words, standalone_mode=False)
         return code or 0, capsys.readouterr().err
 
     return ended

@@ -9,10 +9,11 @@ limit that was set (--max-cost, --stop-after, --stop-before): --resume goes on Â
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, ParamSpec
 
 import typer
@@ -20,23 +21,18 @@ from dotenv import find_dotenv, load_dotenv
 
 from parallamr_mp._version import __version__
 from parallamr_mp.cli import streams
-from parallamr_mp.cli.init import init
-from parallamr_mp.cli.models import models
-from parallamr_mp.cli.plan import plan
-from parallamr_mp.cli.providers import providers
-from parallamr_mp.cli.run import run as run_command
-from parallamr_mp.cli.verify import verify
 from parallamr_mp.errors import BadInput, ParallamrError
 
-app = typer.Typer(
-    name="parallamr-mp",
-    help="Run a table of LLM experiments over processes and threads; every row is written exactly once.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+COMMANDS = {
+    "run": "Ask every row of a table, and write each answer as it comes.",
+    "plan": "Tell what `run` with the same options would do, and send nothing.",
+    "verify": "Prove that a results file is whole, or tell what is amiss and what to do.",
+    "init": "Write example files to start from.",
+    "providers": "List the providers, and which are set up.",
+    "models": "List the models of a provider.",
+}
+"""Each is a function of the module `parallamr_mp.cli.<name>`. They take half a second to load: only the one that
+is asked for is, and `--help` needs none."""
 
 _P = ParamSpec("_P")
 
@@ -56,12 +52,31 @@ def _interruptible(command: Callable[_P, None]) -> Callable[_P, None]:
     return wrapped
 
 
-app.command(name="run")(_interruptible(run_command))
-app.command(name="plan")(_interruptible(plan))
-app.command(name="verify")(_interruptible(verify))
-app.command(name="init")(_interruptible(init))
-app.command(name="providers")(_interruptible(providers))
-app.command(name="models")(_interruptible(models))
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    """The application for this command line: it knows the names of other commands, and no more of them."""
+    app = typer.Typer(
+        name="parallamr-mp",
+        help="Run a table of LLM experiments over processes and threads; every row is written exactly once.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    app.callback()(_main)
+    # Options before the command take no values.
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, told in COMMANDS.items():
+        if name == asked:
+            command = getattr(importlib.import_module(f"parallamr_mp.cli.{name}"), name)
+            app.command(name=name)(_interruptible(command))
+        else:
+            app.command(name=name, help=told)(_not_asked)
+    return app
+
+
+def _not_asked() -> None:
+    """In place of a command that this command line does not name."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -70,7 +85,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _main(
     _version: Annotated[
         bool,
@@ -93,7 +107,7 @@ def run() -> None:
     """Runs the command line and ends the process."""
     streams.guard()
     try:
-        app()
+        make_app(sys.argv[1:])()
     except BadInput as error:
         _end(2, f"Error: {error}")
     except ParallamrError as error:
