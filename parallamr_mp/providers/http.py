@@ -10,7 +10,6 @@ import http.client
 import socket
 import ssl
 import urllib.request
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -19,11 +18,11 @@ import urllib3.exceptions
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.providers.deadlines import Watchdog
 from parallamr_mp.providers.endpoints import secrets_of, shown_url, url_secrets
+from parallamr_mp.providers.exchange import HttpReply, Transport
 from parallamr_mp.providers.failures import failure_from_status, redact, retry_after_seconds
 from parallamr_mp.providers.transport import (
     CONNECT_SECONDS,
     BrokenAnswer,
-    DeadlineAdapter,
     make_session,
     says_where_it_ends,
 )
@@ -70,15 +69,6 @@ _UNUSABLE_REQUEST = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HttpReply:
-    """A complete answer, whatever its status. Header names are found in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-
 class HttpClient:
     """Sends requests over one session, each within `timeout` seconds in total.
 
@@ -103,7 +93,8 @@ class HttpClient:
         self._secrets = tuple(secrets)
         self._watchdog = Watchdog()
         """For foreign sessions only; the adapter of our own has one."""
-        self._prepared: dict[tuple[str, str, tuple[tuple[str, str], ...]], requests.PreparedRequest] = {}
+        self._prepared: dict[tuple[str, str, tuple[tuple[str, str], ...]], tuple[Transport | None, Any]] = {}
+        """Who carries the requests that differ in their body alone, and what that has made of the rest."""
 
     def post_json(
         self,
@@ -144,19 +135,17 @@ class HttpClient:
         endpoint: str | None,
     ) -> HttpReply:
         total = self.timeout if timeout is None else timeout
-        send = self._send_ours if self._is_ours(url) else self._send_foreign
         try:
-            response = send(method, url, body, headers, total)
-            if response.status_code >= 200:
-                return HttpReply(response.status_code, response.headers, _whole(response))
+            reply = self._exchange(method, url, body, headers, total)
+            if reply.status >= 200:
+                return _whole(reply)
             # A server that sends one has the request. Its answer to come, if any, is lost to us.
-            said = f"HTTP {response.status_code} in place of an answer ({_UNKNOWN_OUTCOME})"
             failure = ProviderError(
                 "bad_reply",
-                said,
+                f"HTTP {reply.status} in place of an answer ({_UNKNOWN_OUTCOME})",
                 endpoint=endpoint or shown_url(url),
                 unknown=True,
-                status=response.status_code,
+                status=reply.status,
             )
         except _FOREIGN as error:
             partly = getattr(error, "response", None)
@@ -166,28 +155,28 @@ class HttpClient:
         # Outside of `except`: a foreign error holds the request, and that holds the key.
         raise failure
 
-    def _is_ours(self, url: str) -> bool:
-        try:
-            return isinstance(self.session.get_adapter(url), DeadlineAdapter)
-        except _FOREIGN:
-            return False
-
-    def _send_ours(
+    def _exchange(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], total: float
-    ) -> requests.Response:
-        # Preparing costs as much CPU as sending; all but the body is the same each time.
+    ) -> HttpReply:
         key = (method, url, tuple(headers.items()))
-        prepared = self._prepared.get(key)
-        if prepared is None:
-            prepared = self.session.prepare_request(
-                requests.Request(method, url, headers, auth=_keep_headers, data=body and b"{}")
-            )
-            self._prepared[key] = prepared
-        request = prepared.copy()
-        if body is not None:
-            request.body = body
-            request.headers["Content-Length"] = str(len(body))
-        return self.session.send(request, timeout=total, allow_redirects=False, stream=False, proxies={})
+        known = self._prepared.get(key)
+        if known is None:
+            # Preparing costs as much CPU as sending; all but the body is the same each time.
+            known = self._prepared[key] = self._prepare(method, url, headers)
+        transport, prepared = known
+        if transport is None:
+            response = self._send_foreign(method, url, body, headers, total)
+            content = response.content if response.status_code >= 200 else b""
+            return HttpReply(response.status_code, response.headers, content)
+        return transport.exchange(prepared, body, total)
+
+    def _prepare(self, method: str, url: str, headers: Mapping[str, str]) -> tuple[Transport | None, Any]:
+        transport = self.session.get_adapter(url)
+        if not isinstance(transport, Transport):
+            return None, None
+        request = self.session.prepare_request(requests.Request(method, url, headers, auth=_keep_headers))
+        request.headers.pop("Content-Length", None)
+        return transport, transport.prepare(method, str(request.url), request.headers)
 
     def _send_foreign(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], total: float
@@ -240,11 +229,11 @@ class HttpClient:
         return response
 
 
-def _whole(response: requests.Response) -> bytes:
-    """The body. Raises `BrokenAnswer` for none at all where nothing said so: cut amid its headers."""
-    if not response.content and response.status_code == 200 and not says_where_it_ends(response):
+def _whole(reply: HttpReply) -> HttpReply:
+    """The reply. Raises `BrokenAnswer` for no body at all where nothing said so: cut amid its headers."""
+    if not reply.content and reply.status == 200 and not says_where_it_ends(reply.headers):
         raise BrokenAnswer(http.client.IncompleteRead(b""))
-    return response.content
+    return reply
 
 
 def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -262,7 +251,7 @@ def _session_secrets(session: requests.Session) -> list[str]:
         proxies += urllib.request.getproxies().values()
     found = [secret for url in proxies for secret in url_secrets(url if "://" in url else f"http://{url}")]
     for adapter in session.adapters.values():
-        if isinstance(adapter, DeadlineAdapter):
+        if isinstance(adapter, Transport):
             found += adapter.secrets()
     auth = session.auth
     pair = auth if isinstance(auth, tuple) else (getattr(auth, "username", 0), getattr(auth, "password", 0))

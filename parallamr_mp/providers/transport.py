@@ -27,6 +27,7 @@ from parallamr_mp._version import __version__
 from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.deadlines import Call, Watchdog
 from parallamr_mp.providers.environment import ProxyRules, ca_bundle, proxy_rules
+from parallamr_mp.providers.exchange import HttpReply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -252,9 +253,24 @@ class DeadlineAdapter(HTTPAdapter):
                 # It may be in another thread's hands by now; then this is a little early or late
                 # for a clock that is only read before its next use.
                 connection.idle_since = time.monotonic()
-        if call.expired and not says_where_it_ends(response):
+        if call.expired and not says_where_it_ends(response.headers):
             raise requests.ReadTimeout("the deadline has passed", request=request, response=response)
         return response
+
+    def prepare(self, method: str, url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
+        """See `Transport.prepare`."""
+        request = requests.PreparedRequest()
+        request.prepare(method, url, headers)
+        return request
+
+    def exchange(self, prepared: requests.PreparedRequest, body: bytes | None, total: float) -> HttpReply:
+        """See `Transport.exchange`."""
+        request = prepared.copy()
+        if body is not None:
+            request.body = body
+            request.headers["Content-Length"] = str(len(body))
+        response = self.send(request, timeout=total)
+        return HttpReply(response.status_code, response.headers, response.content)
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown of the proxies' users and passwords."""
@@ -314,6 +330,6 @@ def _watched_kind(kind: Any) -> Any:
     return type(f"Watched{kind.__name__}", (_Watched, kind), {})
 
 
-def says_where_it_ends(response: requests.Response) -> bool:
+def says_where_it_ends(headers: Mapping[str, str]) -> bool:
     """Whether a body cut short would have been noticed: by its length, or by its missing last chunk."""
-    return "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+    return "Content-Length" in headers or "Transfer-Encoding" in headers
