@@ -48,7 +48,9 @@ class Call:
 
     __slots__ = ("_cut", "_lock", "begun", "deadline", "expired")
 
-    def __init__(self, begun: float, seconds: float, lock: threading.Condition) -> None:
+    def __init__(
+        self, begun: float, seconds: float, lock: threading.Lock, cut: Callable[[], object] | None
+    ) -> None:
         self.begun = begun
         """On the watchdog's clock."""
         self.deadline = begun + seconds
@@ -56,7 +58,7 @@ class Call:
         self.expired = False
         """True from the moment the deadline passed while the call was under way."""
         self._lock = lock
-        self._cut: Callable[[], object] | None = None
+        self._cut = cut
 
     def on_deadline(self, cut: Callable[[], object]) -> None:
         """What to do at the deadline; replaces what was said before; at once if it has passed."""
@@ -82,7 +84,7 @@ class Call:
 class Watchdog:
     """Watches the deadlines of many calls with one thread, started when first needed.
 
-    One condition protects the calls, their state, and the thread's own; it is
+    One lock protects the calls, their state, and the thread's own; it is
     held for microseconds. Without it a socket could be cut after its call had
     returned it to the pool, where the next request would die of it.
     """
@@ -94,33 +96,37 @@ class Watchdog:
     ) -> None:
         """`wait(condition, seconds)` is how the thread sleeps; it may return early, and late."""
         self._clock, self._wait = clock, wait
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._calls: set[Call] = set()
         self._wake_at = math.inf
-        """When the thread is to look again; infinity: when it is woken."""
+        """When the thread is to look again; infinity: when it is woken, or there is none."""
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def begin(self, seconds: float) -> Call:
-        """Starts to watch a call that may take so long; to be followed by `end`, whatever happens."""
-        with self._changed:
+    def begin(self, seconds: float, cut: Callable[[], object] | None = None) -> Call:
+        """Starts to watch a call that may take so long; to be followed by `end`, whatever happens.
+
+        `cut`: what to do at the deadline, where that is known already.
+        """
+        with self._lock:
             # The clock is read under the lock: a stop between this and the thread's next look
             # is one that the call was under way in, and its deadline moves with the others.
-            call = Call(self._clock(), seconds, self._changed)
+            call = Call(self._clock(), seconds, self._lock, cut)
             self._calls.add(call)
-            if self._thread is None:
-                self._closed = False
+            if call.deadline < self._wake_at:
                 self._wake_at = call.begun
-                self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
-                self._thread.start()
-            elif call.deadline < self._wake_at:
-                self._wake_at = call.begun
-                self._changed.notify()
+                if self._thread is None:
+                    self._closed = False
+                    self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+                    self._thread.start()
+                else:
+                    self._changed.notify()
         return call
 
     def end(self, call: Call) -> None:
         """Stops to watch: once this has returned, the call's socket is never touched again."""
-        with self._changed:
+        with self._lock:
             self._calls.discard(call)
             if self._closed and not self._calls:
                 self._changed.notify()
@@ -149,7 +155,7 @@ class Watchdog:
                         call.cut()
                 if not self._calls and (self._closed or self._wake_at == math.inf):
                     # Under the lock: `begin` sees either this thread at work or none at all.
-                    self._thread = None
+                    self._thread, self._wake_at = None, math.inf
                     return
                 if self._calls:
                     pending = [call.deadline for call in self._calls if not call.expired]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
+
+from urllib3.util.ssl_ import create_urllib3_context
 
 from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.endpoints import url_secrets
@@ -32,6 +35,19 @@ def ca_bundle(env: Mapping[str, str]) -> tuple[str, str] | None:
                 raise BadInput(f"{variable} names no file or folder: {path}")
             return path, variable
     return None
+
+
+def tls_context(path: str, source: str) -> ssl.SSLContext:
+    """Trusts the authorities in the file or folder at `path`. Raises `BadInput`, naming `source`."""
+    context = create_urllib3_context()
+    try:
+        if os.path.isdir(path):
+            context.load_verify_locations(capath=path)
+        else:
+            context.load_verify_locations(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(f"{source} holds no certificates that can be read: {path} ({error})") from None
+    return context
 
 
 @dataclass(frozen=True, slots=True)

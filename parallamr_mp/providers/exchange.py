@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+
+class Headers(dict[str, str]):
+    """Header fields by their names in small letters, found in any case. Filled by `of`, then only read."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, fields: Sequence[tuple[str, str]]) -> Headers:
+        """From names and values as they came. Values of one name are joined by commas (RFC 9110, 5.3)."""
+        headers = cls([(name.lower(), value) for name, value in fields])
+        if len(headers) < len(fields):
+            for name in headers:
+                headers[name] = ", ".join([value for each, value in fields if each.lower() == name])
+        return headers
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,22 @@ Session (no netrc, no cookies, no redirects asked for)
    └── DeadlineAdapter ── proxy per URL · one SSLContext · no retries
           ├── urllib3's pool: as many connections as threads, one in each thread's hands
           └── Watchdog: cuts the connection of a call that is over its deadline
+
+A request takes one of two roads. `send` is that of `requests`: whatever it can
+be asked, and every connection that is yet to come about, with proxies and TLS.
+`exchange` is for the many that follow: it takes a connection that stands from
+urllib3's pool, writes to it and reads from it (`wire`), and puts it back.
 """
 
 from __future__ import annotations
 
 import http.client
-import os.path
+import select
 import socket
 import ssl
 import threading
 import time
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +27,18 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.util.ssl_ import create_urllib3_context
+from urllib3.util import parse_url
+from urllib3.util.proxy import connection_requires_http_tunnel
 
 from parallamr_mp._version import __version__
-from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.deadlines import Call, Watchdog
-from parallamr_mp.providers.environment import ProxyRules, ca_bundle, proxy_rules
+from parallamr_mp.providers.environment import ProxyRules, ca_bundle, proxy_rules, tls_context
 from parallamr_mp.providers.exchange import HttpReply
+from parallamr_mp.providers.pools import Prepared, use_idle
+from parallamr_mp.providers.wire import AnswerReader, head_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 CONNECT_SECONDS = 10.0
@@ -100,19 +108,23 @@ class _Watched(HTTPConnection):
 
     response_class = _FinalAnswer
     idle_since: float | None = None
+    cut: Callable[[], object] | None = None
+    """Ends all reading and writing, from any thread."""
+    _poll: Any = None
 
     @property
     def is_connected(self) -> bool:
-        """What the pool asks before it hands out a used connection."""
+        """What is asked before a used connection is taken out of the pool."""
         if self.idle_since is not None and time.monotonic() - self.idle_since > IDLE_SECONDS:
             return False
-        return super().is_connected
+        # Nothing has been asked, so whatever has arrived is the end, or belongs to nobody.
+        return super().is_connected if self._poll is None else not self._poll(0)
 
     def _new_conn(self) -> socket.socket:
         # Here and not only in `connect`: a proxy's answer to CONNECT can drip as well.
         opened = super()._new_conn()
         if _under_way.call is not None:
-            _watch(_under_way.call, opened)
+            _under_way.call.on_deadline(_cut_of(opened))
             # The TLS handshake that may follow takes this timeout as its total.
             opened.settimeout(min(_under_way.total, CONNECT_SECONDS))
         return opened
@@ -122,29 +134,39 @@ class _Watched(HTTPConnection):
         call = _under_way.call
         if call is not None and self.sock is not None:
             _under_way.connection = self
-            _watch(call, self.sock)  # TLS has put a new socket object in place of the one above
+            self.cut = _cut_of(self.sock)  # TLS has put a new socket object in place of the one above
+            call.on_deadline(self.cut)
             # From here on the watchdog alone ends what takes too long. A limit of the socket's
             # own would be over at once after a stop of this process, before that is forgiven.
             self.sock.settimeout(None)
+            if hasattr(select, "poll"):
+                poll = select.poll()
+                poll.register(self.sock, select.POLLIN)
+                self._poll = poll.poll
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         call = _under_way.call
         if call is not None and self.sock is not None:
             _under_way.connection = self
-            _watch(call, self.sock)
+            if self.cut is not None:
+                call.on_deadline(self.cut)
             self.timeout = None  # as in `connect`; urllib3 gives it to the socket
         super().request(*args, **kwargs)
+
+    def close(self) -> None:
+        self.cut = self._poll = None
+        super().close()
 
 
 class _WatchedTLS(_Watched, HTTPSConnection):
     """As `_Watched`, over TLS."""
 
 
-def _watch(call: Call, connected: Any) -> None:
+def _cut_of(connected: Any) -> Callable[[], object]:
     # Not the object's own `shutdown`: an SSLSocket's would make the other thread read
     # ciphertext as if it were plain. TLS within TLS has the socket inside an SSLTransport.
     inner = connected if isinstance(connected, socket.socket) else connected.socket
-    call.on_deadline(lambda: socket.socket.shutdown(inner, socket.SHUT_RDWR))
+    return partial(socket.socket.shutdown, inner, socket.SHUT_RDWR)
 
 
 class DeadlineAdapter(HTTPAdapter):
@@ -169,7 +191,7 @@ class DeadlineAdapter(HTTPAdapter):
         self._making = threading.Lock()
         """Protects the making of the TLS context and of proxy managers: without it two
         threads make two, and the connections of the one that loses are thrown away."""
-        self._tls = None if ca is None else _tls_context(*ca)
+        self._tls = None if ca is None else tls_context(*ca)
         super().__init__(pool_connections=_MAX_ENDPOINTS, pool_maxsize=threads + _SPARE_CONNECTIONS)
 
     def init_poolmanager(
@@ -179,13 +201,18 @@ class DeadlineAdapter(HTTPAdapter):
         super().init_poolmanager(
             connections, maxsize, block=block, socket_options=_SOCKET_OPTIONS, **pool_kwargs
         )
+        use_idle(self.poolmanager, _watched_kind)
 
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
         """As above for pools behind a proxy; one that is itself reached by TLS is verified alike."""
         if proxy.lower().startswith("https"):
             proxy_kwargs["proxy_ssl_context"] = self._shared_tls()
         with self._making:
-            return super().proxy_manager_for(proxy, socket_options=_SOCKET_OPTIONS, **proxy_kwargs)
+            known = proxy in self.proxy_manager
+            manager = super().proxy_manager_for(proxy, socket_options=_SOCKET_OPTIONS, **proxy_kwargs)
+            if not known:
+                use_idle(manager, _watched_kind)
+            return manager
 
     def build_connection_pool_key_attributes(
         self,
@@ -196,16 +223,6 @@ class DeadlineAdapter(HTTPAdapter):
         """Gives every TLS pool the one context, whatever the request says of verification."""
         host, _ = super().build_connection_pool_key_attributes(request, True, None)
         return host, {"ssl_context": self._shared_tls()} if host["scheme"] == "https" else {}
-
-    def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> Any:
-        """The pool for a request, with connections that can be watched."""
-        pool: Any = super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
-        if not issubclass(pool.ConnectionCls, _Watched):
-            # Two threads may both do this to a new pool: each before it uses it, so no harm.
-            pool.ConnectionCls = _watched_kind(pool.ConnectionCls)
-        return pool
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing: it would make each connection load the authorities again (40 ms of CPU)."""
@@ -220,8 +237,7 @@ class DeadlineAdapter(HTTPAdapter):
         proxies: Any = None,
     ) -> requests.Response:
         """Sends once and reads the answer to its end, all within `timeout` seconds."""
-        if not proxies and (proxy := self._proxies.for_url(request.url or "")) is not None:
-            proxies = {"all": proxy}
+        proxies = proxies or self._proxies_for(request)
         total = timeout[1] if isinstance(timeout, tuple) else timeout
         if total is None:
             return super().send(request, stream, timeout, verify, cert, proxies)
@@ -257,20 +273,70 @@ class DeadlineAdapter(HTTPAdapter):
             raise requests.ReadTimeout("the deadline has passed", request=request, response=response)
         return response
 
-    def prepare(self, method: str, url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
+    def prepare(self, method: str, url: str, headers: Mapping[str, str]) -> Prepared:
         """See `Transport.prepare`."""
         request = requests.PreparedRequest()
         request.prepare(method, url, headers)
-        return request
+        request.headers.pop("Content-Length", None)
+        pool = self._pool_of(request)
+        target = parse_url(self.request_url(request, self._proxies_for(request)))
+        forwards = not connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme)
+        fields = {**request.headers, **(pool.proxy_headers if pool.proxy and forwards else {})}
+        # Through a proxy that forwards, the target is a whole URL.
+        return Prepared(
+            request, pool, head_of(method, target.url if target.host else target.request_uri, fields, pool)
+        )
 
-    def exchange(self, prepared: requests.PreparedRequest, body: bytes | None, total: float) -> HttpReply:
+    def exchange(self, prepared: Prepared, body: bytes | None, total: float) -> HttpReply:
         """See `Transport.exchange`."""
-        request = prepared.copy()
+        connection = prepared.connection()
+        if connection is None:
+            return self._exchange_anew(prepared, body, total)
+        reader = AnswerReader(connection.sock.recv)
+        call = self._watchdog.begin(total, connection.cut)
+        try:
+            try:  # noqa: SIM105 - `suppress` would be three calls more
+                connection.sock.sendall(prepared.message(body))
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # a server may answer before it has read all, and close: what it said can be read still
+            content = reader.read()
+        except Exception as error:
+            if isinstance(error, requests.exceptions.ContentDecodingError):
+                raise
+            if reader.status >= 300:
+                return HttpReply(reader.status, reader.headers, b"")
+            if call.expired:
+                raise requests.ReadTimeout("the deadline has passed") from error
+            if reader.begun:
+                raise BrokenAnswer(error) from error
+            raise requests.ConnectionError(error) from error
+        finally:
+            self._watchdog.end(call)
+            if reader.reusable and not call.expired:
+                prepared.give_back(connection)
+            else:
+                connection.close()
+        if call.expired and not says_where_it_ends(reader.headers):
+            raise requests.ReadTimeout("the deadline has passed")
+        return HttpReply(reader.status, reader.headers, content)
+
+    def _exchange_anew(self, prepared: Prepared, body: bytes | None, total: float) -> HttpReply:
+        """As `exchange`, over a connection that is yet to be made."""
+        request = prepared.request.copy()
         if body is not None:
             request.body = body
             request.headers["Content-Length"] = str(len(body))
         response = self.send(request, timeout=total)
+        if prepared.pool.pool is None:
+            prepared.pool = self._pool_of(request)
         return HttpReply(response.status_code, response.headers, response.content)
+
+    def _pool_of(self, request: requests.PreparedRequest) -> Any:
+        return self.get_connection_with_tls_context(request, True, self._proxies_for(request))
+
+    def _proxies_for(self, request: requests.PreparedRequest) -> dict[str, str]:
+        proxy = self._proxies.for_url(request.url or "")
+        return {} if proxy is None else {"all": proxy}
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown of the proxies' users and passwords."""
@@ -284,7 +350,7 @@ class DeadlineAdapter(HTTPAdapter):
     def _shared_tls(self) -> ssl.SSLContext:
         with self._making:
             if self._tls is None:
-                self._tls = _tls_context(DEFAULT_CA_BUNDLE_PATH, "certifi")
+                self._tls = tls_context(DEFAULT_CA_BUNDLE_PATH, "certifi")
             return self._tls
 
 
@@ -307,18 +373,6 @@ def make_session(threads: int, env: Mapping[str, str]) -> requests.Session:
         session.get_adapter(prefix).close()
         session.mount(prefix, adapter)
     return session
-
-
-def _tls_context(path: str, source: str) -> ssl.SSLContext:
-    context = create_urllib3_context()
-    try:
-        if os.path.isdir(path):
-            context.load_verify_locations(capath=path)
-        else:
-            context.load_verify_locations(cafile=path)
-    except (OSError, ssl.SSLError) as error:
-        raise BadInput(f"{source} holds no certificates that can be read: {path} ({error})") from None
-    return context
 
 
 def _watched_kind(kind: Any) -> Any:

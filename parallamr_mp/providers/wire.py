@@ -1,0 +1,203 @@
+"""HTTP/1.1 on a connection that is there already: the bytes of a request, and the reading of its answer.
+
+What `http.client` and urllib3 do for every request, here with as little Python
+as possible: a worker's threads share one interpreter lock, so each line that
+one of them runs is time that the others wait. Connections come from urllib3.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import requests
+import urllib3
+from urllib3.connection import HTTPConnection
+
+from parallamr_mp.providers.exchange import Headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from urllib3.connectionpool import HTTPConnectionPool
+
+_AT_ONCE = 16 * 1024
+"""Bytes asked for at first: most answers fit."""
+_AT_MOST = 256 * 1024
+"""Bytes asked for at a time of what is long, and the longest head or line that is taken."""
+_STATUS_LINE = re.compile(rb"HTTP/(1\.\d|0\.9)[ \t]+([1-9]\d\d)(?:[ \t\r][^\n]*)?\n")
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_FIELD = re.compile(r"\n([^:\s]+):[ \t]*([^\r\n]*)")
+_FOLD = re.compile(r"\r?\n[ \t]+")
+_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r?")
+_WITHOUT_BODY = (204, 304)
+
+
+class _Recorder(HTTPConnection):
+    """Collects what urllib3 would send: names, values and targets are checked and written by its rules."""
+
+    sent = b""
+
+    def send(self, data: Any) -> None:
+        self.sent += data
+
+
+def head_of(method: str, target: str, headers: Mapping[str, str], pool: HTTPConnectionPool) -> bytes:
+    """A request's first line and headers, up to where the body's length has to follow, if it has one.
+
+    Raises `ValueError` for what must not stand there.
+    """
+    recorder = _Recorder(pool.host, pool.port)
+    # The one that the Host header leaves out.
+    recorder.default_port = pool.ConnectionCls.default_port  # type: ignore[misc]
+    if method == "GET":
+        recorder.request(method, target, headers=headers)
+        return recorder.sent
+    recorder.request(method, target, headers={**headers, "Content-Length": "0"})
+    return recorder.sent.removesuffix(b"0\r\n\r\n")
+
+
+class AnswerReader:
+    """Reads one answer, whole, and the interim ones before it. `recv` as a socket's.
+
+    For one thread, and one use. `read` raises `http.client.HTTPException` for
+    what breaks off or is no HTTP, and whatever `recv` does. From then on
+    `begun` tells whether a byte had come, and `status` and `headers` what had.
+    """
+
+    __slots__ = ("_recv", "begun", "headers", "reusable", "status")
+
+    def __init__(self, recv: Callable[[int], bytes]) -> None:
+        self._recv = recv
+        self.begun = False
+        self.status = 0
+        self.headers = Headers()
+        self.reusable = False
+        """Whether the connection is at the beginning of the next answer."""
+
+    def read(self) -> bytes:
+        """The body, decoded where it has a content encoding."""
+        data = self._recv(_AT_ONCE)
+        if not data:
+            raise http.client.RemoteDisconnected("Remote end closed connection without response")
+        self.begun = True
+        data, is_old = self._head(data)
+        # Any number of 1xx may come before the answer (RFC 9110, 15.2). After 101 there is no HTTP.
+        while self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
+            data, is_old = self._head(data or self._more())
+        field: Callable[..., Any] = partial(dict.get, self.headers)
+        length, encoding = field("content-length"), field("transfer-encoding")
+        if self.status < 200:
+            return b""
+        if self.status in _WITHOUT_BODY:
+            content = b""
+        elif encoding is not None and "chunked" in encoding.lower():
+            content, data = self._chunked(data)
+        elif length is None or (size := _length(length)) is None:
+            return self._decoded(self._to_the_end(data))
+        elif len(data) == size:
+            content, data = data, b""
+        else:
+            content, data = self._sized(data, size)
+        wish = field("connection", "keep-alive" if not is_old else "close").lower()
+        keeps = "close" not in wish and (not is_old or "keep-alive" in wish)
+        # Bytes behind the answer belong to nothing that was asked.
+        self.reusable = keeps and not data
+        return self._decoded(content)
+
+    def _head(self, data: bytes) -> tuple[bytes, bool]:
+        """Takes status and headers off `data`; returns what follows, and whether that is before HTTP/1.1."""
+        while (end := _END_OF_HEAD.search(data)) is None:
+            if len(data) > _AT_MOST:
+                raise http.client.LineTooLong("header line")
+            if b"\n" in data and _STATUS_LINE.match(data) is None:
+                break
+            more = self._recv(_AT_ONCE)
+            if not more:
+                break  # it ends amid its headers; those that came may say how much is missing
+            data += more
+        line = _STATUS_LINE.match(data)
+        if line is None:
+            raise http.client.BadStatusLine(repr(data[:80]))
+        head, rest = (data, b"") if end is None else (data[: end.start()], data[end.end() :])
+        text = head.decode("latin-1")
+        if "\n " in text or "\n\t" in text:
+            text = _FOLD.sub(" ", text)
+        self.headers = Headers.of(_FIELD.findall(text))
+        version, status = line.groups()
+        self.status = int(status)
+        return rest, version < b"1.1"
+
+    def _more(self, size: int = _AT_MOST) -> bytes:
+        data = self._recv(size)
+        if not data:
+            raise http.client.IncompleteRead(b"")
+        return data
+
+    def _sized(self, data: bytes, size: int) -> tuple[bytes, bytes]:
+        pieces = [data]
+        missing = size - len(data)
+        while missing > 0:
+            pieces.append(data := self._more(min(missing, _AT_MOST)))
+            missing -= len(data)
+        data = b"".join(pieces)
+        return data[:size], data[size:]
+
+    def _chunked(self, data: bytes) -> tuple[bytes, bytes]:
+        buffer = bytearray(data)
+        pieces = []
+        while True:
+            line = _CHUNK_SIZE.fullmatch(self._line(buffer))
+            if line is None:
+                raise http.client.IncompleteRead(b"")
+            size = int(line[1], 16)
+            if not size:
+                break
+            while len(buffer) < size:
+                buffer += self._more()
+            pieces.append(bytes(buffer[:size]))
+            del buffer[:size]
+            if self._line(buffer).strip():
+                raise http.client.IncompleteRead(b"")
+        while self._line(buffer).strip():
+            pass  # trailers, which nobody reads
+        return b"".join(pieces), bytes(buffer)
+
+    def _line(self, buffer: bytearray) -> bytes:
+        """Takes the next line from `buffer`, filling it as need be."""
+        while (end := buffer.find(b"\n")) < 0:
+            if len(buffer) > _AT_MOST:
+                raise http.client.LineTooLong("chunk size")
+            buffer += self._more(_AT_ONCE)
+        line = bytes(buffer[:end])
+        del buffer[: end + 1]
+        return line
+
+    def _to_the_end(self, data: bytes) -> bytes:
+        pieces = [data]
+        while data := self._recv(_AT_MOST):
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def _decoded(self, content: bytes) -> bytes:
+        encoding = self.headers.get("content-encoding")
+        if encoding is None or not content:
+            return content
+        encoded = urllib3.HTTPResponse(
+            io.BytesIO(content), headers={"content-encoding": encoding}, preload_content=False
+        )
+        try:
+            return encoded.read(decode_content=True)
+        except urllib3.exceptions.DecodeError as error:
+            raise requests.exceptions.ContentDecodingError(error) from error
+
+
+def _length(text: str) -> int | None:
+    """A content length, which may stand there several times; None when it makes no sense."""
+    if text.isdecimal() and text.isascii():
+        return int(text)
+    different = {part.strip() for part in text.split(",")}
+    return _length(different.pop()) if len(different) == 1 and text not in different else None
