@@ -64,7 +64,7 @@ class Prepared:
     def __init__(self, request: requests.PreparedRequest, pool: Any, head: bytes) -> None:
         self.request = request
         self.pool = pool
-        """Closed when the adapter was, or had too many: then there is another."""
+        """Another one as soon as the adapter has made another, after it was closed."""
         self.head = head
 
     def connection(self) -> Any:

@@ -327,8 +327,7 @@ class DeadlineAdapter(HTTPAdapter):
             request.body = body
             request.headers["Content-Length"] = str(len(body))
         response = self.send(request, timeout=total)
-        if prepared.pool.pool is None:
-            prepared.pool = self._pool_of(request)
+        prepared.pool = self._pool_of(request)  # where the connection is now
         return HttpReply(response.status_code, response.headers, response.content)
 
     def _pool_of(self, request: requests.PreparedRequest) -> Any:
@@ -344,6 +343,10 @@ class DeadlineAdapter(HTTPAdapter):
 
     def close(self) -> None:
         """Closes idle connections and ends the watchdog's thread."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            # Left to itself urllib3 does so once nobody has a pool any more, but prepared requests do.
+            for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated
+                manager.pools[key].close()
         super().close()
         self._watchdog.close()
 

@@ -117,7 +117,7 @@ class AnswerReader:
                 break
             more = self._recv(_AT_ONCE)
             if not more:
-                break  # it ends amid its headers; those that came may say how much is missing
+                break
             data += more
         line = _STATUS_LINE.match(data)
         if line is None:
@@ -129,6 +129,8 @@ class AnswerReader:
         self.headers = Headers.of(_FIELD.findall(text))
         version, status = line.groups()
         self.status = int(status)
+        if end is None and self.status < 300:
+            raise http.client.IncompleteRead(b"")  # of a refusal that ends amid its headers enough is known
         return rest, version < b"1.1"
 
     def _more(self, size: int = _AT_MOST) -> bytes:
