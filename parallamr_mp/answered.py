@@ -220,7 +220,7 @@ def _record(
     return encode_record(
         (
             *task.values,
-            status.value,
+            f"{status}",  # a plain string, by the shortest way
             input_tokens,
             spec.windows.get((task.provider, task.model)),
             output_tokens,

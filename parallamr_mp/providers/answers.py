@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 200
 _CUT_REASONS = {"length", "max_tokens"}
+_FINISH_REASONS = frozenset({*_CUT_REASONS, "stop", "tool_calls", "function_call", "content_filter", "load"})
+"""Words of the APIs themselves: no echo of a secret."""
 TRUNCATED = "truncated: the answer was cut at the token limit"
 _MOST = 2**53
 """No count is larger; from here on floats cannot tell whole numbers apart."""
@@ -89,6 +91,13 @@ def text_of(content: object, part_type: str = "text") -> str:
 def is_cut(finish_reason: object) -> bool:
     """Whether an answer ended because it reached a limit of tokens."""
     return isinstance(finish_reason, str) and finish_reason in _CUT_REASONS
+
+
+def finish_reason_of(reason: object, hide: Callable[[str | None], str | None]) -> str | None:
+    """Why an answer ended, as its server says it; `hide` takes the secrets out of words that are strange."""
+    if not isinstance(reason, str):
+        return None
+    return reason if reason in _FINISH_REASONS else hide(reason)
 
 
 def settle(

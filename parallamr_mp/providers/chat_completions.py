@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import RESERVED_PARAMS, ChatRequest, ModelInfo, Reply
 from parallamr_mp.providers.allowance import allowance_of
-from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
+from parallamr_mp.providers.answers import bad_reply, count, decode, encode, finish_reason_of, settle, text_of
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, Listed, listed, window_of
 from parallamr_mp.providers.http import HttpClient, HttpReply, failure_from_status
 from parallamr_mp.providers.json_text import dumps
@@ -123,14 +123,13 @@ class ChatCompletions:
             # OpenRouter's way of saying that the provider behind it broke off.
             broken = HttpReply(reply.status, reply.headers, dumps({"error": choice["error"]}).encode())
             raise self._failure(broken, model, _status_of(choice["error"]))
-        finish_reason = choice.get("finish_reason")
-        finish_reason = finish_reason if isinstance(finish_reason, str) else None
+        finish_reason = finish_reason_of(choice.get("finish_reason"), self._client.redact)
         text, warnings = settle_message(message, finish_reason)
         usage = payload.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         return Reply(
             text=text,
-            finish_reason=self._client.redact(finish_reason),
+            finish_reason=finish_reason,
             input_tokens=count(usage.get("prompt_tokens")),
             output_tokens=count(usage.get("completion_tokens")),
             cost_usd=_cost(usage.get("cost")),
@@ -143,6 +142,8 @@ class ChatCompletions:
 def settle_message(message: Mapping[str, Any], finish_reason: str | None) -> tuple[str, tuple[str, ...]]:
     """Text and warnings of a chat message, whichever fields its server fills."""
     content = message.get("content")
+    if isinstance(content, str) and content.strip() and not message.get("refusal"):
+        return settle(content, finish_reason=finish_reason)
     calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
     return settle(
         text_of(content),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.models import ChatRequest, ModelInfo, Reply
 from parallamr_mp.providers.allowance import allowance_of
-from parallamr_mp.providers.answers import bad_reply, count, decode, encode, settle, text_of
+from parallamr_mp.providers.answers import bad_reply, count, decode, encode, finish_reason_of, settle, text_of
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce
 from parallamr_mp.providers.chat_completions import messages_of
 from parallamr_mp.providers.connection import Connection, url_from
@@ -79,8 +79,7 @@ class OllamaProvider:
         message = payload.get("message")
         if not isinstance(message, dict):
             raise self._bad_reply("the answer has no message", reply)
-        finish_reason = payload.get("done_reason")
-        finish_reason = finish_reason if isinstance(finish_reason, str) else None
+        finish_reason = finish_reason_of(payload.get("done_reason"), self._connection.client.redact)
         calls = message.get("tool_calls")
         text, warnings = settle(
             text_of(message.get("content")),
@@ -90,7 +89,7 @@ class OllamaProvider:
         )
         return Reply(
             text=text,
-            finish_reason=self._connection.client.redact(finish_reason),
+            finish_reason=finish_reason,
             input_tokens=count(payload.get("prompt_eval_count")),
             output_tokens=count(payload.get("eval_count")),
             endpoint=self._base.shown,

@@ -9,6 +9,7 @@ variables and by the users and passwords of URLs in their values.
 from __future__ import annotations
 
 import re
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from parallamr_mp.providers.endpoints import query_secrets, split_base_urls, url_secrets
@@ -51,10 +52,13 @@ def route_secrets(urls: Iterable[str]) -> frozenset[str]:
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
-    """A function that does what `redact` does with these secrets, fast enough for every row of a run."""
+    """A function that does what `redact` does with these secrets, fast enough for every row of a run.
+
+    It remembers what it was asked: endpoints and reasons are the same in every row.
+    """
     forms = {form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in forms_of(secret)}
     if not forms:
         return lambda text: text
     longest_first = sorted(forms, key=lambda form: (-len(form), form))
     pattern = re.compile("|".join(map(re.escape, longest_first)))
-    return lambda text: pattern.sub("[redacted]", text)
+    return lru_cache(maxsize=128)(partial(pattern.sub, "[redacted]"))

@@ -60,7 +60,20 @@ def encode_record(cells: Iterable[object], *, excel_safe: bool = False) -> bytes
     """
     if excel_safe:
         cells = [None if cell is None else guard(str(cell)) for cell in cells]
-    line = ",".join([encode_cell(cell) for cell in cells])
+    must_quote = _MUST_QUOTE.search
+    # As `encode_cell` has it; a call for each cell would be half of what a row costs.
+    line = ",".join(
+        [
+            str(cell)
+            if type(cell) is int
+            else cell
+            if type(cell) is str and not must_quote(cell)
+            else encode_cell(cell)
+            if cell is not None
+            else ""
+            for cell in cells
+        ]
+    )
     # A record of one empty cell would be an empty line, which readers skip.
     return ((line or '""') + "\n").encode("utf-8", "replace")
 

@@ -1,4 +1,4 @@
-"""Requests on a connection that stands: what may go wrong there, and what may not be done for each of them."""
+"""Requests on a connection that stands: what may go wrong there, and what each of them may not cost."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm):
 
 
 def test_an_early_refusal_of_a_long_body_is_read(warm):
-    server, client = warm
+    _, client = warm
     listener = socket.create_server(("127.0.0.1", 0))
     with listener, ThreadPoolExecutor(1) as pool:
         client.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
