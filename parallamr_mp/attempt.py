@@ -15,7 +15,7 @@ from functools import lru_cache
 from parallamr_mp.answered import AttemptSpec, RowResult, RowTask, answered, unanswered
 from parallamr_mp.errors import OutputError, ProviderError
 from parallamr_mp.models import ChatRequest, Inputs, Unsaved
-from parallamr_mp.prompts import Template, combine
+from parallamr_mp.prompts import Template
 from parallamr_mp.providers.base import Provider, ProviderSettings
 from parallamr_mp.providers.http import make_session
 from parallamr_mp.providers.registry import build_provider
@@ -125,17 +125,20 @@ def _template(text: str) -> Template:
     return Template(text)
 
 
+@lru_cache(maxsize=64)
+def _texts(inputs: Inputs) -> tuple[Template, Template | None]:
+    """The prompt with its documents, and the system text: put together once, however many rows there are."""
+    prompt = _template(inputs.prompt)
+    if inputs.documents:
+        prompt = Template.combined(prompt, [(name, _template(text)) for name, text in inputs.documents])
+    return prompt, None if inputs.system is None else _template(inputs.system)
+
+
 def _render(inputs: Inputs, values: Mapping[str, str]) -> tuple[str, str | None, tuple[str, ...]]:
     """Prompt with its documents, system text, and the variables that had no value."""
-    unfilled: dict[str, None] = {}
-
-    def fill(text: str) -> str:
-        filled, missing = _template(text).render(values)
-        unfilled.update(dict.fromkeys(missing))
-        return filled
-
-    prompt = fill(inputs.prompt)
-    if inputs.documents:
-        prompt = combine(prompt, [(name, fill(text)) for name, text in inputs.documents])
-    system = fill(inputs.system) if inputs.system is not None else None
-    return prompt, system, tuple(unfilled)
+    texts, system = _texts(inputs)
+    prompt, unfilled = texts.render(values)
+    if system is None:
+        return prompt, None, unfilled
+    filled, missing = system.render(values)
+    return prompt, filled, tuple(dict.fromkeys(unfilled + missing)) if missing else unfilled

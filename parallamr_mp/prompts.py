@@ -75,11 +75,32 @@ class Template:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._pieces = tuple(_parse(text))
+        self._set(_parse(text))
+
+    def _set(self, pieces: Iterable[str | _Variable]) -> None:
+        self._pieces = tuple(pieces)
         self.names = _names(self._pieces)
         self._variables = tuple(piece for piece in self._pieces if isinstance(piece, _Variable))
         fixed = [piece for piece in self._pieces if isinstance(piece, str)]
         self._fixed = sum(map(len, fixed)), sum(map(_size, fixed))
+
+    @classmethod
+    def combined(cls, prompt: Template, documents: Iterable[tuple[str, Template]]) -> Template:
+        """Renders to what `combine` makes of the rendered prompt and documents; their fixed texts become one.
+
+        Headings are no templates: where one looks so, the whole does not pickle.
+        """
+        pieces: list[str | _Variable] = [*prompt._pieces]
+        for name, document in documents:
+            for piece in (_heading(name), *document._pieces):  # noqa: SLF001 - of its own kind
+                if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
+                    pieces[-1] += piece
+                else:
+                    pieces.append(piece)
+        template = cls("")
+        template.text = "".join([piece if isinstance(piece, str) else piece.written for piece in pieces])
+        template._set(pieces)
+        return template
 
     @property
     def is_static(self) -> bool:
@@ -131,12 +152,18 @@ class Template:
         return f"Template({self.text!r})"
 
     def __reduce__(self) -> tuple[Callable[[str], Template], tuple[str]]:
+        if self._pieces != tuple(_parse(self.text)):
+            raise TypeError("a combined template stays in its process")
         return Template, (self.text,)
 
 
 def combine(prompt: str, documents: Sequence[tuple[str, str]]) -> str:
     """The prompt, then each (name, text) as a `## Document: NAME` section, with `---` between."""
-    return "".join((prompt, *(f"\n\n---\n\n## Document: {name}\n\n{text}" for name, text in documents)))
+    return "".join((prompt, *(f"{_heading(name)}{text}" for name, text in documents)))
+
+
+def _heading(name: str) -> str:
+    return f"\n\n---\n\n## Document: {name}\n\n"
 
 
 # --- paths -------------------------------------------------------------------------------------

@@ -284,3 +284,17 @@ def test_a_value_becomes_normalised_unless_it_was(value):
 def test_two_values_never_share_an_output(text, many):
     template = PathTemplate(text)
     assert len({template.resolve_output({"a": value}) for value in many}) == len(many)
+
+
+@given(
+    prompt=st.text("ab{}\n ", max_size=12),
+    documents=st.lists(st.tuples(st.text("ab{}", max_size=6), st.text("ab{}\n ", max_size=12)), max_size=3),
+    values=st.dictionaries(st.sampled_from(["a", "b", "ab"]), st.text("x{a}", max_size=5)),
+)
+def test_templates_put_together_render_as_each_by_itself(prompt, documents, values):
+    whole = Template.combined(Template(prompt), [(name, Template(text)) for name, text in documents])
+    rendered = [(name, *Template(text).render(values)) for name, text in documents]
+    first, missing = Template(prompt).render(values)
+    expected = combine(first, [(name, text) for name, text, _ in rendered])
+    unfilled = dict.fromkeys([*missing, *(name for _, _, names in rendered for name in names)])
+    assert whole.render(values) == (expected, tuple(unfilled))

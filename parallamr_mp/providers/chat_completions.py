@@ -51,7 +51,9 @@ class ChatCompletions:
         self._client = client
         self._headers = dict(headers)
         self._extra = dict(extra or {})
-        self._url = base.join("/chat/completions")
+        self._target = client.target(
+            "POST", base.join("/chat/completions"), self._headers, endpoint=base.shown
+        )
         self._listed: AskedOnce[Mapping[str, Listed]] = AskedOnce(self._ask_list, {})
 
     def complete(self, request: ChatRequest) -> Reply:
@@ -60,7 +62,7 @@ class ChatCompletions:
         body = encode(
             {**self._extra, **params, "model": request.model, "messages": messages_of(request)},
         )
-        reply = self._client.post_json(self._url, body, self._headers, endpoint=self.base.shown)
+        reply = self._client.ask(self._target, body)
         if not 200 <= reply.status < 300:
             raise self._failure(reply, request.model)
         return self._read(reply, request.model)

@@ -69,6 +69,17 @@ _UNUSABLE_REQUEST = (
 )
 
 
+class Target:
+    """What is asked time and again, but for the body; see `HttpClient.target`."""
+
+    __slots__ = ("headers", "method", "road", "shown", "url")
+
+    def __init__(self, method: str, url: str, headers: Mapping[str, str], shown: str) -> None:
+        self.method, self.url, self.headers, self.shown = method, url, headers, shown
+        self.road: tuple[Transport | None, Any] | None = None
+        """Who carries the requests, and what that has prepared; found out by the first of them."""
+
+
 class HttpClient:
     """Sends requests over one session, each within `timeout` seconds in total.
 
@@ -93,8 +104,18 @@ class HttpClient:
         self._secrets = tuple(secrets)
         self._watchdog = Watchdog()
         """For foreign sessions only; the adapter of our own has one."""
-        self._prepared: dict[tuple[str, str, tuple[tuple[str, str], ...]], tuple[Transport | None, Any]] = {}
-        """Who carries the requests that differ in their body alone, and what that has made of the rest."""
+
+    def target(
+        self, method: str, url: str, headers: Mapping[str, str], *, endpoint: str | None = None
+    ) -> Target:
+        """For many requests by `ask`, from any thread.
+
+        `endpoint` is how errors name the server; None: by the URL. With POST the
+        body is JSON.
+        """
+        if method == "POST":
+            headers = {**headers, "Content-Type": "application/json"}
+        return Target(method, url, headers, endpoint or shown_url(url))
 
     def post_json(
         self,
@@ -105,13 +126,12 @@ class HttpClient:
         timeout: float | None = None,
         endpoint: str | None = None,
     ) -> HttpReply:
-        """Posts an encoded JSON body. `endpoint` is how errors name the server; None: by the URL."""
-        headers = {**headers, "Content-Type": "application/json"}
-        return self._send("POST", url, body, headers, timeout, endpoint)
+        """Posts an encoded JSON body, once."""
+        return self.ask(self.target("POST", url, headers, endpoint=endpoint), body, timeout)
 
     def get(self, url: str, headers: Mapping[str, str], *, timeout: float | None = None) -> HttpReply:
         """Gets a URL."""
-        return self._send("GET", url, None, headers, timeout, None)
+        return self.ask(self.target("GET", url, headers), None, timeout)
 
     def secrets(self) -> tuple[str, ...]:
         """All that must be taken out of what a server or proxy says, before it is cut or shown."""
@@ -125,25 +145,24 @@ class HttpClient:
         """Ends the client's own thread, if it has one. The session stays open."""
         self._watchdog.close()
 
-    def _send(
-        self,
-        method: str,
-        url: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        timeout: float | None,
-        endpoint: str | None,
-    ) -> HttpReply:
+    def ask(self, target: Target, body: bytes | None, timeout: float | None = None) -> HttpReply:
+        """Sends one request. `timeout` in place of the client's own."""
         total = self.timeout if timeout is None else timeout
         try:
-            reply = self._exchange(method, url, body, headers, total)
+            if target.road is None:
+                target.road = self._road_to(target)  # that two threads may both do so does no harm
+            transport, prepared = target.road
+            if transport is not None:
+                reply = transport.exchange(prepared, body, total)
+            else:
+                reply = self._send_foreign(target, body, total)
             if reply.status >= 200:
-                return _whole(reply)
+                return reply if reply.content else _whole(reply)
             # A server that sends one has the request. Its answer to come, if any, is lost to us.
             failure = ProviderError(
                 "bad_reply",
                 f"HTTP {reply.status} in place of an answer ({_UNKNOWN_OUTCOME})",
-                endpoint=endpoint or shown_url(url),
+                endpoint=target.shown,
                 unknown=True,
                 status=reply.status,
             )
@@ -151,44 +170,29 @@ class HttpClient:
             partly = getattr(error, "response", None)
             if isinstance(partly, requests.Response) and partly.status_code >= 300:
                 return HttpReply(partly.status_code, partly.headers, b"")  # only its words are missing
-            failure = _mapped(error, endpoint or shown_url(url), total, self.secrets())
+            failure = _mapped(error, target.shown, total, self.secrets())
         # Outside of `except`: a foreign error holds the request, and that holds the key.
         raise failure
 
-    def _exchange(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], total: float
-    ) -> HttpReply:
-        key = (method, url, tuple(headers.items()))
-        known = self._prepared.get(key)
-        if known is None:
-            # Preparing costs as much CPU as sending; all but the body is the same each time.
-            known = self._prepared[key] = self._prepare(method, url, headers)
-        transport, prepared = known
-        if transport is None:
-            response = self._send_foreign(method, url, body, headers, total)
-            content = response.content if response.status_code >= 200 else b""
-            return HttpReply(response.status_code, response.headers, content)
-        return transport.exchange(prepared, body, total)
-
-    def _prepare(self, method: str, url: str, headers: Mapping[str, str]) -> tuple[Transport | None, Any]:
-        transport = self.session.get_adapter(url)
+    def _road_to(self, target: Target) -> tuple[Transport | None, Any]:
+        transport = self.session.get_adapter(target.url)
         if not isinstance(transport, Transport):
             return None, None
-        request = self.session.prepare_request(requests.Request(method, url, headers, auth=_keep_headers))
+        request = self.session.prepare_request(
+            requests.Request(target.method, target.url, target.headers, auth=_keep_headers)
+        )
         request.headers.pop("Content-Length", None)
-        return transport, transport.prepare(method, str(request.url), request.headers)
+        return transport, transport.prepare(target.method, str(request.url), request.headers)
 
-    def _send_foreign(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], total: float
-    ) -> requests.Response:
+    def _send_foreign(self, target: Target, body: bytes | None, total: float) -> HttpReply:
         call = self._watchdog.begin(total)
         try:
-            request = self.session.get if method == "GET" else self.session.post
+            request = self.session.get if target.method == "GET" else self.session.post
             try:
                 response = request(
-                    url,
+                    target.url,
                     data=body,
-                    headers=dict(headers),
+                    headers=dict(target.headers),
                     # Without an `auth` a session that trusts the environment replaces our
                     # Authorization header by what ~/.netrc has for the host.
                     auth=None if self.session.auth else _keep_headers,
@@ -208,7 +212,7 @@ class HttpClient:
                 # Not the answer (see `transport._FinalAnswer`), which is still to come: unread as
                 # this one is, closing it closes the connection, and nobody is given what comes.
                 response.close()
-                return response
+                return HttpReply(response.status_code, response.headers, b"")
             shutdown = getattr(response.raw, "shutdown", None)
             if shutdown is not None:  # urllib3 2.3 and later; what a stranger's adapter returns may have none
                 call.on_deadline(shutdown)
@@ -226,12 +230,12 @@ class HttpClient:
             self._watchdog.end(call)
         if call.expired:
             raise requests.ReadTimeout("the deadline has passed", response=response)
-        return response
+        return HttpReply(response.status_code, response.headers, response.content)
 
 
 def _whole(reply: HttpReply) -> HttpReply:
-    """The reply. Raises `BrokenAnswer` for no body at all where nothing said so: cut amid its headers."""
-    if not reply.content and reply.status == 200 and not says_where_it_ends(reply.headers):
+    """An answer without a body. Raises `BrokenAnswer` where nothing said so: it was cut amid its headers."""
+    if reply.status == 200 and not says_where_it_ends(reply.headers):
         raise BrokenAnswer(http.client.IncompleteRead(b""))
     return reply
 

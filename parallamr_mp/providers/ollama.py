@@ -16,7 +16,7 @@ from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce
 from parallamr_mp.providers.chat_completions import messages_of
 from parallamr_mp.providers.connection import Connection, url_from
 from parallamr_mp.providers.endpoints import parse_base_url
-from parallamr_mp.providers.http import HttpReply, failure_from_status
+from parallamr_mp.providers.http import HttpReply, Target, failure_from_status
 
 if TYPE_CHECKING:
     import requests
@@ -57,6 +57,12 @@ class OllamaProvider:
         basic = self._base.basic_auth()
         self._headers = {} if basic is None else {"Authorization": basic}
         self._connection = Connection(session, threads, timeout, env, secrets=self._base.secrets())
+        self._chat, self._show = (
+            self._connection.client.target(
+                "POST", self._base.join(path), self._headers, endpoint=self._base.shown
+            )
+            for path in ("/api/chat", "/api/show")
+        )
         self._windows: AskedOnce[int | None] = AskedOnce(self._ask_window, None)
 
     @classmethod
@@ -72,7 +78,7 @@ class OllamaProvider:
 
     def complete(self, request: ChatRequest) -> Reply:
         """See `Provider.complete`."""
-        reply = self._post("/api/chat", chat_body(request), request.model)
+        reply = self._post(self._chat, chat_body(request), request.model)
         payload = self._decode(reply)
         if payload.get("error"):
             raise self._failure(reply, request.model, 500)
@@ -124,10 +130,10 @@ class OllamaProvider:
     def __repr__(self) -> str:
         return f"<OllamaProvider {self._base.shown}>"
 
-    def _post(self, path: str, body: dict[str, Any], model: str, timeout: float | None = None) -> HttpReply:
-        reply = self._connection.client.post_json(
-            self._base.join(path), encode(body), self._headers, timeout=timeout, endpoint=self._base.shown
-        )
+    def _post(
+        self, target: Target, body: dict[str, Any], model: str, timeout: float | None = None
+    ) -> HttpReply:
+        reply = self._connection.client.ask(target, encode(body), timeout)
         if not 200 <= reply.status < 300:
             raise self._failure(reply, model)
         return reply
@@ -153,7 +159,7 @@ class OllamaProvider:
         )
 
     def _ask_window(self, model: str) -> int | None:
-        reply = self._post("/api/show", {"model": model}, model, LOOKUP_SECONDS)
+        reply = self._post(self._show, {"model": model}, model, LOOKUP_SECONDS)
         payload = self._decode(reply)
         chosen = _NUM_CTX.search(text_of(payload.get("parameters")))
         if chosen is not None:

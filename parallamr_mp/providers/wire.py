@@ -34,6 +34,7 @@ _FIELD = re.compile(r"\n([^:\s]+):[ \t]*([^\r\n]*)")
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r?")
 _WITHOUT_BODY = (204, 304)
+_NONE = Headers()
 
 
 class _Recorder(HTTPConnection):
@@ -74,7 +75,7 @@ class AnswerReader:
         self._recv = recv
         self.begun = False
         self.status = 0
-        self.headers = Headers()
+        self.headers = _NONE
         self.reusable = False
         """Whether the connection is at the beginning of the next answer."""
 
@@ -88,7 +89,10 @@ class AnswerReader:
         # Any number of 1xx may come before the answer (RFC 9110, 15.2). After 101 there is no HTTP.
         while self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
             data, is_old = self._head(data or self._more())
-        field: Callable[..., Any] = partial(dict.get, self.headers)
+        fields = self.headers
+        field: Callable[..., Any] = partial(
+            dict.get, fields
+        )  # the names are small: no need to look in any case
         length, encoding = field("content-length"), field("transfer-encoding")
         if self.status < 200:
             return b""
@@ -96,7 +100,7 @@ class AnswerReader:
             content = b""
         elif encoding is not None and "chunked" in encoding.lower():
             content, data = self._chunked(data)
-        elif length is None or (size := _length(length)) is None:
+        elif length is None or (size := int(length) if length.isdecimal() else _length(length)) is None:
             return self._decoded(self._to_the_end(data))
         elif len(data) == size:
             content, data = data, b""
@@ -106,7 +110,7 @@ class AnswerReader:
         keeps = "close" not in wish and (not is_old or "keep-alive" in wish)
         # Bytes behind the answer belong to nothing that was asked.
         self.reusable = keeps and not data
-        return self._decoded(content)
+        return self._decoded(content) if field("content-encoding") else content
 
     def _head(self, data: bytes) -> tuple[bytes, bool]:
         """Takes status and headers off `data`; returns what follows, and whether that is before HTTP/1.1."""

@@ -1,0 +1,92 @@
+"""What a request costs a worker's thread, without a clock: calls of functions, connections, messages.
+
+All threads of a worker share one interpreter lock, so what one of them computes the others wait for.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from parallamr_mp.answered import AttemptSpec, RowTask
+from parallamr_mp.attempt import Asker
+from parallamr_mp.models import Inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COLUMNS = ("provider", "model", "topic", "language")
+INPUTS = Inputs(
+    "Explain {{topic}} in {{language}}.", (("a.txt", "some text"), ("b.txt", "more")), "Be brief."
+)
+
+MOST_PYTHON_CALLS = 56
+MOST_CALLS = 180
+"""A little above what it is with CPython 3.11. Look at what came in before raising them."""
+
+
+def task(number: int, provider: str) -> RowTask:
+    values = (provider, "fake-small", f"topic {number}", "English")
+    params = {"temperature": 0.5, "max_tokens": 100}
+    return RowTask(number, 0, "abcdef0123456789", 0, provider, "fake-small", values, params)
+
+
+@pytest.fixture
+def asker(server, monkeypatch) -> Iterator[Asker]:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
+    monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
+    made = Asker(AttemptSpec(COLUMNS, INPUTS, timeout=30.0, threads=2))
+    yield made
+    made.close()
+
+
+def calls_of(asker: Asker, this: RowTask) -> tuple[int, int]:
+    """Calls of Python functions, and of all, for one request; of this thread alone."""
+    python = every = 0
+
+    def note(_frame, event, _argument):
+        nonlocal python, every
+        python += event == "call"
+        every += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        asker(this, 1, "")
+    finally:
+        sys.setprofile(before)
+    return python, every
+
+
+@pytest.mark.parametrize("provider", ["openai", "ollama"])
+def test_a_request_takes_few_calls(asker, server, provider):
+    for number in range(3):  # what is done once is done by then
+        asker(task(number, provider), 1, "")
+    python, every = calls_of(asker, task(9, provider))
+    assert len(server.requests) == 4
+    assert server.connections == 1
+    assert python <= MOST_PYTHON_CALLS
+    assert every <= MOST_CALLS
+
+
+def test_more_context_files_take_no_more_calls(asker):
+    asker(task(0, "openai"), 1, "")
+    few = calls_of(asker, task(9, "openai"))
+    documents = tuple((f"{number}.txt", f"text {number}") for number in range(50))
+    asker._spec = AttemptSpec(COLUMNS, Inputs(INPUTS.prompt, documents, INPUTS.system), 30.0, 2)
+    asker(task(0, "openai"), 1, "")
+    assert calls_of(asker, task(9, "openai")) == few
+
+
+def test_more_columns_take_no_more_calls_of_python_functions(asker):
+    asker(task(0, "openai"), 1, "")
+    few, _ = calls_of(asker, task(9, "openai"))
+    more = tuple(f"column {number}" for number in range(50))
+    asker._spec = AttemptSpec((*COLUMNS, *more), INPUTS, 30.0, 2)
+    values = (*task(9, "openai").values, *more)
+    python, _ = calls_of(asker, replace(task(9, "openai"), values=values))
+    assert python == few
