@@ -141,7 +141,11 @@ def schema_asked(provider: str, params: Mapping[str, Any]) -> Mapping[str, Any] 
         own = params["format"]
         return own if isinstance(own, Mapping) else None
     wanted = params.get("response_format")
-    if not isinstance(wanted, Mapping) or wanted.get("type") not in {"json_schema", "json_object"}:
+    if (
+        wanted is None
+        or not isinstance(wanted, Mapping)
+        or wanted.get("type") not in {"json_schema", "json_object"}
+    ):
         return None
     inner = wanted.get("json_schema")
     # Some servers take the schema without an envelope.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -37,5 +39,13 @@ def usd(amount: float) -> str:
 
 def utc(seconds: float | None = None) -> str:
     """A time in seconds since the epoch as files have it: `2026-01-31T23:59:00.123Z`. None: now."""
-    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    if seconds is None:  # once a row: most of them share their second
+        whole, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+        return f"{_second(whole)}.{milliseconds:03}Z"
+    moment = datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

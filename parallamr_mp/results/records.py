@@ -16,7 +16,7 @@ from parallamr_mp.models import RESULT_COLUMNS
 
 # Python's csv module (before 3.13) leaves a lone carriage return unquoted where
 # the line terminator is a line feed, and then cannot read it back.
-_MUST_QUOTE = re.compile(r'[",\r\n\0]|^\s|\s$')
+_MUST_QUOTE = re.compile(r'[",\r\n\0]')  # besides, blanks at a cell's ends
 
 _FORMULA = frozenset("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
 """What a cell begins with that a spreadsheet may run; the last four are full-width forms of the first.
@@ -32,7 +32,8 @@ csv.field_size_limit(2**31 - 1)  # an answer may be longer than the csv module's
 def encode_cell(value: object) -> str:
     """One cell as CSV text: None is empty, everything else is its `str`, quoted if need be."""
     text = "" if value is None else str(value)
-    return '"' + text.replace('"', '""') + '"' if _MUST_QUOTE.search(text) else text
+    quoted = _MUST_QUOTE.search(text) or text.strip() != text
+    return '"' + text.replace('"', '""') + '"' if quoted else text
 
 
 def guard(text: str) -> str:
@@ -67,7 +68,7 @@ def encode_record(cells: Iterable[object], *, excel_safe: bool = False) -> bytes
             str(cell)
             if type(cell) is int
             else cell
-            if type(cell) is str and not must_quote(cell)
+            if type(cell) is str and not must_quote(cell) and cell.strip() == cell
             else encode_cell(cell)
             if cell is not None
             else ""
