@@ -134,22 +134,28 @@ class _Watched(HTTPConnection):
         call = _under_way.call
         if call is not None and self.sock is not None:
             _under_way.connection = self
-            self.cut = _cut_of(self.sock)  # TLS has put a new socket object in place of the one above
-            call.on_deadline(self.cut)
-            # From here on the watchdog alone ends what takes too long. A limit of the socket's
-            # own would be over at once after a stop of this process, before that is forgiven.
-            self.sock.settimeout(None)
-            if hasattr(select, "poll"):
-                poll = select.poll()
-                poll.register(self.sock, select.POLLIN)
-                self._poll = poll.poll
+            call.on_deadline(self.watched())  # TLS has put a new socket object in place of the one above
+
+    def watched(self) -> Callable[[], object]:
+        """From here on the watchdog alone ends what takes too long, by what this returns.
+
+        A limit of the socket's own would be over at once after a stop of this
+        process, before that is forgiven.
+        """
+        connected: Any = self.sock
+        connected.settimeout(None)
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(connected, select.POLLIN)
+            self._poll = poll.poll
+        self.cut = _cut_of(connected)
+        return self.cut
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         call = _under_way.call
         if call is not None and self.sock is not None:
             _under_way.connection = self
-            if self.cut is not None:
-                call.on_deadline(self.cut)
+            call.on_deadline(self.cut or self.watched())
             self.timeout = None  # as in `connect`; urllib3 gives it to the socket
         super().request(*args, **kwargs)
 
@@ -292,6 +298,8 @@ class DeadlineAdapter(HTTPAdapter):
         connection = prepared.connection()
         if connection is None:
             return self._exchange_anew(prepared, body, total)
+        if connection.cut is None or connection.sock.gettimeout() is not None:
+            connection.watched()  # the last to use it was a `send` with limits of its own
         reader = AnswerReader(connection.sock.recv)
         call = self._watchdog.begin(total, connection.cut)
         try:

@@ -152,6 +152,22 @@ def test_the_deadline_holds(warm, behaviour):
     assert server.connections == 2  # the one that was cut is not used again
 
 
+def test_a_connection_that_somebody_used_otherwise_keeps_the_deadline_and_no_limit_of_its_own():
+    with FakeServer() as server, make_session(1, {}) as session:
+        client = HttpClient(session, 10.0)
+        client.url = server.openai_url + "/chat/completions"
+        assert session.post(client.url, BODY).status_code == 200  # without a limit
+        client.timeout = 0.3
+        server.behave(stall())
+        assert failure_of(client).kind == "timeout"
+        client.timeout = 10.0
+        server.behave(lambda _: interim(103, seconds=0.4) if len(server.requests) == 4 else answer())
+        with session.post(client.url, BODY, timeout=0.2, stream=True) as response:
+            assert response.content
+        assert chat(client).status == 200
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [(reset(), "Connection reset by peer"), (hang_up(), "the server closed it without an answer")],
