@@ -200,6 +200,7 @@ def test_a_worker_of_a_group_loads_nothing_that_its_tasks_may_not_need():
         "parallel",
     }
     assert {name for name in reached if name.startswith("parallel.")} == {
+        "parallel.pickling",
         "parallel.remote",
         "parallel.streams",
     }

@@ -31,8 +31,8 @@ COMMANDS = {
     "providers": "List the providers, and which are set up.",
     "models": "List the models of a provider.",
 }
-"""Each is a function of the module `parallamr_mp.cli.<name>`. They take half a second to load: only the one that
-is asked for is, and `--help` needs none."""
+"""Each is a function of the module `parallamr_mp.cli.<name>`. They take half a second to load: only the one
+that is asked for is, and `--help` needs none."""
 
 _P = ParamSpec("_P")
 

@@ -4,10 +4,11 @@
                                       │ print
                                       └──► TaskStream ──► Said(Printed)    (`streams.py`)
 
-A function crosses once to a process and is kept there under a number: one of a
-notebook carries the globals that it uses along, which may be large. Exceptions
-cross as pickles inside the value, with their traceback as text: `unwrap` is to
-raise the error itself, which the engine's `Failure` could not.
+A function crosses once to a process and is kept there under a number, together
+with the globals of a script or notebook that it uses: they may be large, and
+one may be a model that is loaded once. Exceptions cross as pickles inside the
+value, with their traceback as text: `unwrap` is to raise the error itself,
+which the engine's `Failure` could not.
 
 A worker process imports this module: nothing here may bring Pydantic or asyncio.
 """
@@ -25,14 +26,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
 from parallamr_mp.crossing import crossing
 from parallamr_mp.engine.channels import Receiver, Sender
 from parallamr_mp.engine.messages import Said
 from parallamr_mp.engine.worker import worker_main
-from parallamr_mp.errors import NotPicklable
 from parallamr_mp.models import Unsaved
+from parallamr_mp.parallel.pickling import dumps, dumps_error, said
 from parallamr_mp.parallel.streams import Printed, TaskStream
 
 _LAST_SECONDS = 1.0
@@ -45,11 +44,13 @@ class Call:
     """A task on its way to a worker process."""
 
     function: int
-    """Its number in this group; 0: of no other call."""
+    """Its number in this group."""
     pickled: bytes | None
     """The function; None: this process has it by its number."""
     arguments: bytes
     """`(args, kwargs)`."""
+    forget: tuple[int, ...] = ()
+    """Functions that this process need not keep any longer."""
 
 
 @crossing
@@ -64,6 +65,10 @@ class Reply:
     """What the error says; of a value that cannot be pickled, why."""
     trace: str = ""
     """The error's traceback."""
+    parts: bytes | None = None
+    """Of an error that cannot be pickled whole: see `pickling.rebuilt`."""
+    unread: bool = False
+    """The call itself could not be rebuilt: nothing has been called."""
 
 
 def processes_main(receiver: Receiver, sender: Sender, threads: int) -> None:
@@ -92,24 +97,28 @@ class Caller:
         self._functions: dict[int, Future[Callable[..., Any]]] = {}
         # Who is sent a number alone may come before the thread that got the function has unpacked it.
         self._lock = threading.Lock()
+        # To rebuild is to import. Two threads that import from the two ends of a package meet in the
+        # middle, where Python breaks the deadlock by handing out modules that are half imported.
+        self._importing = threading.Lock()
 
     def __call__(self, payload: Call, attempt: int, route: str) -> Reply:  # noqa: ARG002
         try:
             function = self._function_of(payload)
-            args, kwargs = pickle.loads(payload.arguments)
+            args, kwargs = self._rebuilt(payload.arguments)
         except BaseException as error:
-            return _failed(NotPicklable(f"cannot be rebuilt in its worker process: {_said(error)}"), error)
+            return Reply(False, None, said(error), _trace(error), unread=True)
         try:
             value = called(function, args, kwargs)
         except BaseException as error:  # also SystemExit: a task ends itself, and nothing else
-            return _failed(error, error)
+            whole, parts = dumps_error(error)
+            return Reply(False, whole, said(error), _trace(error), parts)
         finally:
             for stream in self._streams:
                 stream.sweep()
         try:
-            return Reply(True, _dumps(value))
+            return Reply(True, dumps(value))
         except BaseException as error:
-            return Reply(True, None, f"{type(value).__qualname__}: {_said(error)}")
+            return Reply(True, None, f"{type(value).__qualname__}: {said(error)}")
 
     def rescue(self, unsaved: Sequence[Unsaved]) -> None:
         """Results of groups have no file to be saved in."""
@@ -121,16 +130,20 @@ class Caller:
             stream.sweep(every=True)
 
     def _function_of(self, call: Call) -> Callable[..., Any]:
-        if not call.function:
-            return _loaded(call)
         with self._lock:
             future = self._functions.setdefault(call.function, Future())
+            for number in call.forget:
+                self._functions.pop(number, None)
         if call.pickled is not None:
             try:
-                future.set_result(_loaded(call))
+                future.set_result(self._rebuilt(call.pickled))
             except BaseException as error:
                 future.set_exception(error)
         return future.result()
+
+    def _rebuilt(self, pickled: bytes) -> Any:
+        with self._importing:
+            return pickle.loads(pickled)
 
 
 class LocalCaller:
@@ -172,31 +185,8 @@ def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[
     return value
 
 
-def _loaded(call: Call) -> Callable[..., Any]:
-    assert call.pickled is not None
-    function: Callable[..., Any] = pickle.loads(call.pickled)
-    return function
-
-
-def _failed(error: BaseException, shown: BaseException) -> Reply:
+def _trace(error: BaseException) -> str:
     try:
-        trace = "".join(traceback.format_exception(shown))
+        return "".join(traceback.format_exception(error))
     except Exception:  # an error whose words cannot be had
-        trace = ""
-    try:
-        pickled = _dumps(error)
-    except BaseException:
-        pickled = None
-    return Reply(False, pickled, _said(error), trace)
-
-
-def _dumps(value: Any) -> bytes:
-    pickled: bytes = cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return pickled
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return f"{type(error).__qualname__}: {error}"
-    except Exception:
-        return type(error).__qualname__
+        return ""

@@ -2,9 +2,8 @@
 
 A function is pickled once a group, however many tasks call it: one of a script
 or notebook crosses as its code together with the globals that it uses, as they
-are then. A process keeps it under a number, and gets that number alone from
-then on: a large function at once, a small one from its second use on, since
-programs also make a lambda for each task.
+are then. A process that has had it is sent its number alone, and keeps it, and
+what it does to these globals. Of a lambda for each task it keeps the last ones.
 """
 
 from __future__ import annotations
@@ -14,18 +13,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
 from parallamr_mp.errors import NotPicklable
+from parallamr_mp.parallel.pickling import dumps, rebuilt, said
 from parallamr_mp.parallel.remote import Call, Reply
 from parallamr_mp.parallel.task import Task
 
-_REMEMBERED = 64
-"""Functions that are looked out for: a lambda for each task is a new one each time."""
-_LARGE = 1 << 14
-"""Bytes of one that no process is to get twice."""
-_NUMBERED = 256
-"""Functions that the processes of a group keep."""
+_REMEMBERED = 256
+"""Functions that a group knows again, and that each of its processes keeps."""
+_INSTEAD = "make it in the task, or use threads of this process (threads= without procs=)"
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +30,7 @@ class Function:
     itself: Any
     """Kept, so that nobody else gets its identity."""
     pickled: bytes
-    number: int = 0
-    """0: no process keeps it."""
+    number: int
 
 
 @dataclass(slots=True, eq=False)
@@ -46,13 +40,20 @@ class Parcel:
     function: Function
     arguments: bytes
 
-    def call_for(self, known: set[int]) -> Call:
-        """What to send to a process that has the functions with the numbers `known`; these become more."""
+    def call_for(self, known: OrderedDict[int, None], in_flight: int) -> Call:
+        """What to send to a process that has the functions `known`, the last used last. Changes these.
+
+        `in_flight` is how many calls it may have at most that it has not come to.
+        """
         number = self.function.number
         pickled = None if number in known else self.function.pickled
-        if number:
-            known.add(number)
-        return Call(number, pickled, self.arguments)
+        known[number] = None
+        known.move_to_end(number)
+        forget = []
+        # A call that is under way may still need one of the last ones.
+        while len(known) > max(_REMEMBERED, in_flight + 1):
+            forget.append(known.popitem(last=False)[0])
+        return Call(number, pickled, self.arguments, tuple(forget))
 
 
 class RemoteTraceback(Exception):  # noqa: N818  - no error of its own
@@ -73,61 +74,54 @@ class Shipper:
         """Raises `NotPicklable`, naming the task."""
         try:
             function = self._function_of(task.call)
-            return Parcel(function, _dumps((task.args, dict(task.kwargs))))
+            return Parcel(function, dumps((task.args, dict(task.kwargs))))
         except BaseException as error:
+            name = f"task {task.name!r} ({task.label})"
             raise NotPicklable(
-                f"task {task.name!r} ({task.label}) cannot be sent to a worker process: {_why(error)}"
+                f"{name} cannot be sent to a worker process: {said(error)}; {_INSTEAD}"
             ) from error
 
     def _function_of(self, call: Any) -> Function:
         function = self._recent.get(id(call))
-        known = function is not None
         if function is None:
-            function = self._recent[id(call)] = Function(call, _dumps(call))
+            function = Function(call, dumps(call), self._numbers + 1)
+            self._numbers += 1
+            self._recent[id(call)] = function
             if len(self._recent) > _REMEMBERED:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(id(call))
-        if not function.number and self._numbers < _NUMBERED and (known or len(function.pickled) >= _LARGE):
-            self._numbers += 1
-            function.number = self._numbers
         return function
 
 
 def unpack(reply: Reply, task: Task) -> tuple[Any, BaseException | None]:
     """The value, or the error with the worker's traceback as its cause."""
     name = f"task {task.name!r} ({task.label})"
-    if reply.pickled is None:
-        if reply.ok:
-            return None, NotPicklable(f"the result of {name} cannot be sent back: {reply.text}")
-        return None, _with_trace(NotPicklable(f"{name} raised what cannot be sent back: {reply.text}"), reply)
-    try:
-        value = pickle.loads(reply.pickled)
-    except BaseException as error:
-        if reply.ok:
-            return None, NotPicklable(f"the result of {name} cannot be rebuilt here: {_why(error)}")
-        raised = NotPicklable(f"{name} raised what cannot be rebuilt here: {reply.text}")
-        return None, _with_trace(raised, reply)
     if reply.ok:
-        return value, None
-    if not isinstance(value, Exception):
+        return _value(reply, name)
+    try:
+        if reply.pickled is not None:
+            error = pickle.loads(reply.pickled)
+        elif reply.parts is not None:
+            error = rebuilt(reply.parts)
+        elif reply.unread:
+            text = f"{name} cannot be rebuilt in its worker process: {reply.text}; {_INSTEAD}"
+            error = NotPicklable(text)
+        else:
+            error = NotPicklable(f"{name} raised what cannot be sent back: {reply.text}")
+    except BaseException:
+        error = NotPicklable(f"{name} raised what cannot be rebuilt here: {reply.text}")
+    if not isinstance(error, Exception):
         # SystemExit, say: meant for a process of the task's own, not for this one.
-        value = RuntimeError(f"{name} ended itself: {reply.text}")
-    return None, _with_trace(value, reply)
-
-
-def _with_trace(error: BaseException, reply: Reply) -> BaseException:
+        error = RuntimeError(f"{name} ended itself: {reply.text}")
     # Not by assignment: classes of errors may forbid that, as frozen dataclasses do.
     BaseException.__setattr__(error, "__cause__", RemoteTraceback(reply.trace) if reply.trace else None)
-    return error
+    return None, error
 
 
-def _dumps(value: Any) -> bytes:
-    pickled: bytes = cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return pickled
-
-
-def _why(error: BaseException) -> str:
+def _value(reply: Reply, name: str) -> tuple[Any, BaseException | None]:
+    if reply.pickled is None:
+        return None, NotPicklable(f"the result of {name} cannot be sent back: {reply.text}")
     try:
-        return f"{type(error).__qualname__}: {error}"
-    except Exception:
-        return type(error).__qualname__
+        return pickle.loads(reply.pickled), None
+    except BaseException as error:
+        return None, NotPicklable(f"the result of {name} cannot be rebuilt here: {said(error)}")

@@ -19,7 +19,7 @@ import asyncio
 import os
 import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -63,7 +63,7 @@ class WorkerExecutor:
         self._parcels: dict[int, Parcel] = {}
         self._calls: dict[int, Callable[[], Any]] = {}
         self._outcomes: dict[int, tuple[Any, BaseException | None]] = {}
-        self._known: dict[Slot, set[int]] = {}
+        self._known: dict[Slot, OrderedDict[int, None]] = {}
         """Numbers of the functions that each process keeps."""
         self._again: deque[Job] = deque()
         """Lost with their worker, and not begun once more yet."""
@@ -150,7 +150,7 @@ class WorkerExecutor:
 
     def leasing(self, slot: Slot, job: Job) -> None:
         if (parcel := self._parcels.get(job.id)) is not None:
-            job.payload = parcel.call_for(self._known.setdefault(slot, set()))
+            job.payload = parcel.call_for(self._known.setdefault(slot, OrderedDict()), self._threads)
 
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:  # noqa: ARG002
         self._begin_again()  # before the group hears of it, and fills the room with others
@@ -171,7 +171,7 @@ class WorkerExecutor:
             pass_on(what.text, sys.stdout if what.stream == "stdout" else sys.stderr)
 
     def slot_ready(self, slot: Slot) -> None:
-        self._known[slot] = set()
+        self._known[slot] = OrderedDict()
         self._begin_again()
         if self._attempts is not None:
             self._attempts.has_room()
