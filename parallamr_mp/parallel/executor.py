@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+import logging
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -18,6 +20,11 @@ from types import CoroutineType
 from typing import Any, Protocol
 
 from parallamr_mp.parallel.task import NOTHING, Task, current
+
+_log = logging.getLogger(__name__)
+
+_LONG = 0.1
+"""Seconds in which an event loop that does nothing else is felt by others."""
 
 
 class Attempts(Protocol):
@@ -75,6 +82,7 @@ class AsyncioExecutor:
 
     def __init__(self) -> None:
         self._attempts: Attempts | None = None
+        self._warned = False
         self._context = Context()
         """That of who starts the group: what one attempt sets in its context, no other sees."""
         self._running: dict[asyncio.Task[Any], None] = {}
@@ -87,7 +95,7 @@ class AsyncioExecutor:
 
     def start(self, task: Task) -> None:
         loop = asyncio.get_running_loop()
-        running = loop.create_task(_attempt(task), context=self._context.copy())
+        running = loop.create_task(_attempt(task, self._warn), context=self._context.copy())
         self._running[running] = None
         running.add_done_callback(partial(self._ended, task))
 
@@ -95,6 +103,18 @@ class AsyncioExecutor:
         for running in self._running:
             with suppress(RuntimeError):  # a loop that is closed: nothing runs on it any more
                 running.cancel()
+
+    def _warn(self, task: Task, seconds: float) -> None:
+        """Of the first plain function that held up the event loop, and with it all other tasks."""
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "group %r: %s is no coroutine function, and kept all other tasks from running for %.1f s;"
+                " give the group threads= (or procs=), and such functions run at the same time",
+                task.group.name,
+                task.label,
+                seconds,
+            )
 
     def discard(self, task: Task) -> None:
         call, task.call, task.args, task.kwargs = task.call, None, (), NOTHING
@@ -149,13 +169,18 @@ class _Raised:
         self.error = error
 
 
-async def _attempt(task: Task) -> Any:
+async def _attempt(task: Task, too_long: Callable[[Task, float], None]) -> Any:
     current.set(task)
     try:
         call = task.call
         if task.repeatable and callable(call):
+            began = time.monotonic()
             value = call(*task.args, **task.kwargs)
-            return await value if inspect.isawaitable(value) else value
+            if inspect.isawaitable(value):
+                return await value
+            if (seconds := time.monotonic() - began) > _LONG:
+                too_long(task, seconds)
+            return value
         assert isinstance(call, Awaitable)
         return await call
     except (KeyboardInterrupt, SystemExit, StopIteration) as error:

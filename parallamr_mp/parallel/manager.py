@@ -232,7 +232,8 @@ class ParallelExecutionManager:
 
     def _add(self, call: Call, args: tuple[Any, ...], name: str | None, kwargs: dict[str, Any]) -> None:
         if not self._entered:
-            raise RuntimeError("tasks are added inside the block of `async with state.parallel(…) as p:`")
+            block = "async with" if self._options.procs is None else "with"
+            raise RuntimeError(f"tasks are added inside the block of `{block} state.parallel(…) as p:`")
         if self._run is not None or self.status is not GroupStatus.PENDING:
             raise RuntimeError(f"group {self.name!r} is {self.status}: add all tasks before gathering them")
         awaitable = isinstance(call, Awaitable)
@@ -252,7 +253,10 @@ class ParallelExecutionManager:
             if isinstance(call, asyncio.Future) and call.get_loop() is not asyncio.get_running_loop():
                 raise ValueError("the future belongs to another event loop, and can be awaited there alone")
         elif not callable(call):
-            raise TypeError(f"add takes an awaitable or a callable, not {call!r}")
+            raise TypeError(
+                f"add takes an awaitable or a callable, not {call!r};"
+                " give it the function itself: add(f, x), not add(f(x))"
+            )
         if name is not None:
             check_name(name)
         index = len(self._tasks)

@@ -47,6 +47,15 @@ def check(options: GroupOptions) -> None:
             raise TypeError(f"retry_on takes exception classes, not {kind!r}")
 
 
+def strategy_of(given: ErrorStrategy | str) -> ErrorStrategy:
+    """Raises a `ValueError` that tells what there is."""
+    try:
+        return ErrorStrategy(given)
+    except ValueError:
+        choices = " or ".join(repr(strategy.value) for strategy in ErrorStrategy)
+        raise ValueError(f"error_strategy must be {choices}, not {given!r}") from None
+
+
 def check_name(name: object) -> None:
     """Raises a `TypeError` or `ValueError` if events and files cannot tell it."""
     if not isinstance(name, str):

@@ -21,7 +21,7 @@ from parallamr_mp.parallel.enums import ErrorStrategy
 from parallamr_mp.parallel.manager import ParallelExecutionManager
 from parallamr_mp.parallel.measuring import metrics_of
 from parallamr_mp.parallel.metrics import StateMetrics
-from parallamr_mp.parallel.options import GroupOptions, check, check_name
+from parallamr_mp.parallel.options import GroupOptions, check, check_name, strategy_of
 from parallamr_mp.parallel.portal import Portal
 from parallamr_mp.parallel.record import History, Recorder
 from parallamr_mp.parallel.task import Group, current, quoted
@@ -135,11 +135,11 @@ class ExecutionState:
         threads = 1 if threads is None else threads
         options = GroupOptions(
             max_workers=max_workers,
-            error_strategy=ErrorStrategy(error_strategy),
+            error_strategy=strategy_of(error_strategy),
             timeout=timeout,
             max_retries=max_retries,
             retry_delay=retry_delay,
-            retry_on=(retry_on,) if isinstance(retry_on, type) else tuple(retry_on),
+            retry_on=(retry_on,) if isinstance(retry_on, type | str) else tuple(retry_on),
             circuit_breaker_threshold=circuit_breaker_threshold,
             circuit_breaker_timeout=circuit_breaker_timeout,
             procs=procs,

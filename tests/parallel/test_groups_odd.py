@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from contextlib import suppress
 from functools import partial
 
@@ -235,3 +236,23 @@ def test_an_eager_loop_gives_a_handler_one_event_after_the_other():
         assert order == list(state.history)
 
     run(main())
+
+
+def test_a_plain_function_that_holds_up_the_event_loop_is_told_of_once(caplog):
+    def busy(seconds):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pass
+
+    async def main():
+        async with ExecutionState().parallel(name="Slow") as p:
+            for seconds in (0.0, 0.15, 0.15):
+                p.add(busy, seconds)
+            p.add(asyncio.sleep, 0.15)
+
+    run(main())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith("group 'Slow': ")
+    assert "busy is no coroutine function, and kept all other tasks from running for 0." in record.message
+    assert "threads=" in record.message
