@@ -213,6 +213,7 @@ class ProcessSeat:
             raise EngineError(f"{name}: cannot be sent to a process: {error}") from error
         self.name, self._leads = name, leads
         ends: list[mp_connection.Connection] = []
+        context = _OneSpawn()
         try:
             ends += _SPAWN.Pipe(duplex=False)
             ends += _SPAWN.Pipe(duplex=False)
@@ -220,7 +221,6 @@ class ProcessSeat:
             with _start_lock, _signals_held_back(), _bare_main():
                 with _signals_held_back():  # the tracker's start unblocks SIGINT and SIGTERM
                     resource_tracker.ensure_running()
-                context = _OneSpawn()
                 self._executor = ProcessPoolExecutor(
                     1,
                     mp_context=context,
@@ -232,6 +232,12 @@ class ProcessSeat:
         except (OSError, RuntimeError) as error:
             for end in ends:
                 end.close()
+            for process in context.made:
+                # It is there, but not the executor's thread: it would wait for its task, and this
+                # interpreter at its exit for it.
+                if process.pid is not None:
+                    process.kill()
+                    process.join()
             raise EngineError(f"{name}: the process cannot be started: {error}") from error
         # From here on the child's ends live in the child alone, so that its
         # death is an end of file here and ours is one there.

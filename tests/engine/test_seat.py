@@ -196,6 +196,22 @@ def test_parameters_that_cannot_be_pickled_are_an_error_at_once():
 # --- signals -----------------------------------------------------------------------------------
 
 
+def test_a_process_is_not_left_behind_when_the_thread_that_looks_after_it_cannot_start(monkeypatch):
+    me, start = psutil.Process(), threading.Thread.start
+    before = {child.pid for child in me.children()}
+
+    def refused(thread):
+        if type(thread).__name__ == "_ExecutorManagerThread":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(EngineError, match="can't start new thread"):
+        ProcessSeat(echo, (), name="the actor")
+    left = [child for child in me.children() if child.pid not in before]
+    assert not [child for child in left if "spawn_main" in " ".join(child.cmdline())]
+
+
 def test_a_child_ignores_the_signals_of_its_group():
     with seated(ProcessSeat, echo) as seat:
         post(seat, "up")
