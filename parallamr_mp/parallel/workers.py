@@ -218,7 +218,10 @@ class WorkerExecutor:
         """The end of its channel tells of a worker's death, unless what a task has forked has a copy."""
         if not hasattr(os, "pidfd_open") or seat.pid is None or self._loop is None:
             return
-        fd, loop = os.pidfd_open(seat.pid), self._loop
+        try:
+            fd, loop = os.pidfd_open(seat.pid), self._loop
+        except OSError:  # a kernel before 5.3, a sandbox, no descriptor left: its channel must do
+            return
 
         def died() -> None:
             loop.remove_reader(fd)
@@ -257,8 +260,15 @@ class WorkerExecutor:
         self._note_gone()
 
     def _read(self) -> None:
-        if self._reactor is not None:
+        if self._reactor is None:
+            return
+        try:
             self._reactor.poll(0)
+        except Exception as error:  # MemoryError: what has been read is lost, and nobody would tell the group
+            assert self._attempts is not None
+            broken = EngineError(f"what a worker has sent cannot be read: {message_of(error)}")
+            broken.__cause__ = error
+            self._attempts.broken(broken)
 
     def _flush_soon(self) -> None:
         if not self._flushing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -176,6 +177,38 @@ def test_workers_that_die_before_they_are_up_are_started_again(stillborn):
         p.add(tasks.double, 22)
         results = p.gather()
     assert [(result.result, result.attempts) for result in results] == [(42, 1), (44, 1)]
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there are none")
+def test_where_the_kernel_has_no_process_descriptors_groups_work_all_the_same(monkeypatch):
+    def refused(pid, flags=0):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    with ExecutionState().parallel(procs=2) as p:
+        p.add(tasks.double, 21)
+        p.add(tasks.die)
+        good, dead = p.gather()
+    assert good.unwrap() == 42
+    assert dead.error_type == "WorkerDied"
+
+
+def test_what_does_not_fit_into_memory_is_an_error_of_the_group(monkeypatch):
+    def full(frames, data):
+        raise MemoryError
+
+    p = ExecutionState().parallel(procs=2)
+
+    def run():
+        with p:
+            p.add(tasks.double, 21)
+            p.add(tasks.double, 22)
+            monkeypatch.setattr("parallamr_mp.engine.channels._Frames.feed", full)
+            p.gather()
+
+    with pytest.raises(EngineError, match="cannot be read: MemoryError"):
+        run()
+    assert p.status is GroupStatus.FAILED
 
 
 def test_a_group_whose_workers_never_come_up_says_so(stillborn):
