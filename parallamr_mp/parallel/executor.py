@@ -44,8 +44,8 @@ class Attempts(Protocol):
     def has_room(self) -> None:
         """More attempts can begin than before."""
 
-    def broken(self, error: Exception) -> None:
-        """Nothing can be run any more."""
+    def broken(self, error: BaseException) -> None:
+        """Nothing can be run any more; or a handler ends the program, as no `Exception` says."""
 
 
 class Executor(Protocol):

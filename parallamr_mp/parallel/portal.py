@@ -23,6 +23,24 @@ _SLOW = 60.0
 """Seconds: development mode is not to complain that the start or end of a process keeps this loop busy."""
 
 
+class _Call:
+    """One for which a thread waits."""
+
+    def __init__(self) -> None:
+        self.done: Future[Any] = Future()
+        self.running: list[asyncio.Task[Any]] = []
+        self.exit: BaseException | None = None
+        """To be raised in place of what it comes to."""
+
+    def cancel(self) -> None:
+        """On the loop."""
+        for task in self.running:
+            # Not at once: one that is cancelled before its first step never comes to its `finally`.
+            task.get_loop().call_soon(task.cancel)
+        if not self.running:  # the interruption came before it was begun
+            self.done.cancel()
+
+
 class Portal:
     """One for all plain groups of a state: their events are published by one thread. Used from any thread."""
 
@@ -31,6 +49,10 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._calls: set[_Call] = set()
+        """Those that somebody waits for."""
+        self._exit: BaseException | None = None
+        """Raised by a handler when nobody was waiting: for whoever does next."""
 
     def enter(self) -> None:
         """Starts the loop for its first user."""
@@ -39,12 +61,18 @@ class Portal:
             if self._users == 0:
                 loop = asyncio.new_event_loop()
                 # A daemon: a program can end that has left a group open, or waits for a thread in vain.
-                thread = threading.Thread(target=_serve, args=(loop,), name="parallel groups", daemon=True)
+                thread = threading.Thread(
+                    target=self._serve, args=(loop,), name="parallel groups", daemon=True
+                )
                 try:
                     thread.start()
-                except BaseException:
+                except Exception:
                     loop.close()
                     raise
+                except BaseException:  # Ctrl-C, with the thread on its way: it closes the loop
+                    loop.call_soon_threadsafe(loop.stop)
+                    raise
+                self._exit = None
                 self._loop, self._thread = loop, thread
             self._users += 1
 
@@ -63,40 +91,86 @@ class Portal:
 
         The loop lasts as long as the call. Interrupted (Ctrl-C, say), it
         cancels the coroutine, and waits for its end, before it raises that. A
-        second interruption does not wait.
+        second interruption does not wait. So it does if an event handler raises
+        SystemExit or KeyboardInterrupt, which are for this thread, not the loop's.
         """
         self._refuse_its_own_thread()
-        done: Future[T] = Future()
-        running: list[asyncio.Task[T]] = []
+        call = _Call()
+        done: Future[T] = call.done
         joined: list[asyncio.AbstractEventLoop] = []
         try:
-            loop = self._join(joined)
+            loop = self._join(joined, call)
 
             def start() -> None:
+                if done.done():
+                    return
                 task = loop.create_task(begin())
-                running.append(task)
+                call.running.append(task)
                 task.add_done_callback(lambda task: _pass_on(task, done))
 
             loop.call_soon_threadsafe(start)
-            return done.result()
+            try:
+                return done.result()
+            finally:
+                self._forget(call)
+                if call.exit is not None:
+                    raise call.exit
         except BaseException:
             if joined and not done.done():
-                joined[0].call_soon_threadsafe(_cancel, running, done)
+                joined[0].call_soon_threadsafe(call.cancel)
                 with contextlib.suppress(Exception, asyncio.CancelledError):
                     done.result()
             raise
         finally:
             if joined:
+                self._forget(call)
                 self.leave()
 
-    def _join(self, joined: list[asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    def _join(self, joined: list[asyncio.AbstractEventLoop], call: _Call) -> asyncio.AbstractEventLoop:
         """The loop, with one user more."""
         with self._lock:
             if self._loop is None:
                 raise RuntimeError("this group has been left: there is nothing to wait for")
+            if self._exit is not None:
+                error, self._exit = self._exit, None
+                raise error
+            self._calls.add(call)
             self._users += 1
             joined.append(self._loop)  # an interruption comes after a call: never between these two lines
             return self._loop
+
+    def _forget(self, call: _Call) -> None:
+        with self._lock:
+            self._calls.discard(call)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What the thread does."""
+        asyncio.set_event_loop(loop)
+        loop.slow_callback_duration = _SLOW
+        try:
+            while True:
+                try:
+                    loop.run_forever()
+                    break
+                except (SystemExit, KeyboardInterrupt) as error:  # of a handler
+                    self._pass_exit_on(error)
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+    def _pass_exit_on(self, error: BaseException) -> None:
+        """Every thread that waits is to end; without one, the first that comes to wait."""
+        with self._lock:
+            if not self._calls:
+                self._exit = error
+            for call in self._calls:
+                call.exit = error
+                call.cancel()
 
     def _refuse_its_own_thread(self) -> None:
         if self._thread is threading.current_thread():
@@ -106,14 +180,6 @@ class Portal:
             )
 
 
-def _cancel(running: list[asyncio.Task[Any]], done: Future[Any]) -> None:
-    for task in running:
-        # Not at once: one that is cancelled before its first step never comes to its `finally`.
-        task.get_loop().call_soon(task.cancel)
-    if not running:  # the interruption came before it was begun
-        done.cancel()
-
-
 def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:
     if task.cancelled():
         done.set_exception(asyncio.CancelledError())
@@ -121,18 +187,3 @@ def _pass_on(task: asyncio.Task[T], done: Future[T]) -> None:
         done.set_exception(error)
     else:
         done.set_result(task.result())
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    loop.slow_callback_duration = _SLOW
-    try:
-        loop.run_forever()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.wait(left))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()

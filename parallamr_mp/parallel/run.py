@@ -262,9 +262,9 @@ class GroupRun:
         """Called by the executor: more can begin."""
         self._fill()
 
-    def broken(self, error: Exception) -> None:
-        """Called by the executor: nothing can be run any more."""
-        self.end(GroupStatus.FAILED, error)
+    def broken(self, error: BaseException) -> None:
+        """Called by the executor: nothing can be run any more, or shall be."""
+        self.end(GroupStatus.FAILED if isinstance(error, Exception) else GroupStatus.CANCELLED, error)
 
     def _failed(
         self,

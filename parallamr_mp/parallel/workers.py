@@ -174,7 +174,7 @@ class WorkerExecutor:
         self._known[slot] = OrderedDict()
         self._begin_again()
         if self._attempts is not None:
-            self._attempts.has_room()
+            self._tell(self._attempts.has_room)
 
     def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
         how = "" if slot.exit_code is None else f" (exit code {slot.exit_code})"
@@ -191,7 +191,7 @@ class WorkerExecutor:
             else:
                 self._again.append(job)
                 assert self._attempts is not None
-                self._attempts.lost(task, WorkerDied(f"the worker process died{how}"))
+                self._tell(self._attempts.lost, task, WorkerDied(f"the worker process died{how}"))
         self._soon(self._restart)
 
     def slot_given_up(self, slot: Slot, orphans: list[Job]) -> None:  # noqa: ARG002
@@ -238,7 +238,17 @@ class WorkerExecutor:
         self._parcels.pop(job.id, None)
         self._calls.pop(job.id, None)
         assert self._attempts is not None
-        self._attempts.ended(task, value, error, seconds)
+        self._tell(self._attempts.ended, task, value, error, seconds)
+
+    def _tell(self, tell: Callable[..., None], *args: Any) -> None:
+        """A handler may end the program: not before all is told that has come together with this."""
+        try:
+            tell(*args)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._soon(_raise, error)
+            assert self._attempts is not None
+            with suppress(SystemExit, KeyboardInterrupt):  # of the same handler
+                self._attempts.broken(error)
 
     def _begin_again(self) -> None:
         if self._slots is None or self._ending:
@@ -302,6 +312,10 @@ class WorkerExecutor:
         self._known.clear()
         self._shipper = Shipper()
         self._gone.set_result(None)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _run(task: Task) -> Any:

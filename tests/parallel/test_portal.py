@@ -223,3 +223,69 @@ def test_a_thread_that_cannot_be_started_leaves_nothing(monkeypatch):
 
 def _no_more_threads(self):
     raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("status", ["started", "retrying", "completed"])
+@pytest.mark.parametrize("where", [{"threads": 2}, {"procs": 1}], ids=["threads", "process"])
+def test_a_handler_that_ends_the_program_ends_it_for_who_waits(where, status, kind):
+    def handler(event):
+        if event.status == status:
+            raise kind("the handler has had enough")
+
+    calls = []
+
+    def fail_once(number):
+        calls.append(number)
+        if len(calls) < 2 or status != "retrying":
+            raise ValueError(number)
+
+    state = ExecutionState()
+    state.event_bus.subscribe(handler)
+    p = state.parallel(name="g", max_retries=1, retry_delay=0.01, **where)
+
+    def run():
+        with p:
+            p.add(fail_once, 1)
+            p.add(abs, -1)
+            p.add(abs, -2)
+            p.gather()
+
+    with pytest.raises(kind, match="had enough"):
+        run()
+    assert p.status == "cancelled"
+    assert not loops()
+
+
+def test_who_comes_to_wait_after_a_handler_has_ended_the_program_learns_of_it(portal):
+    async def fall():
+        asyncio.get_running_loop().call_soon(sys.exit, "enough")
+
+    def go_on():
+        portal.call(fall)  # it may come just after this
+        while True:
+            portal.call(lambda: answer(1))
+
+    with pytest.raises(SystemExit, match="enough"):
+        go_on()
+    assert portal.call(lambda: answer(2)) == 2
+
+
+def test_an_interruption_while_the_thread_starts_leaves_none(monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        raise KeyboardInterrupt
+
+    portal = Portal()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            portal.enter()
+    for thread in loops():
+        thread.join(60)
+    assert not loops()
+    portal.enter()
+    assert portal.call(lambda: answer(1)) == 1
+    portal.leave()
