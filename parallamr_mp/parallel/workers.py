@@ -70,7 +70,7 @@ class WorkerExecutor:
         self._deaths: set[int] = set()
         """Descriptors that tell of the deaths of processes."""
         self._flushing = False
-        self._ending = self._closing = False
+        self._ending = self._closing = self._exiting = False
         self._gone: asyncio.Future[None] | None = None
         """Resolved when no worker is left, once somebody waits for that."""
         self._killer: asyncio.TimerHandle | None = None
@@ -241,10 +241,13 @@ class WorkerExecutor:
         self._tell(self._attempts.ended, task, value, error, seconds)
 
     def _tell(self, tell: Callable[..., None], *args: Any) -> None:
-        """A handler may end the program: not before all is told that has come together with this."""
+        """A handler may end the program, once: not before all is told that has come together with this."""
         try:
             tell(*args)
         except (SystemExit, KeyboardInterrupt) as error:
+            if self._exiting:
+                return
+            self._exiting = True
             self._soon(_raise, error)
             assert self._attempts is not None
             with suppress(SystemExit, KeyboardInterrupt):  # of the same handler
