@@ -15,6 +15,7 @@ A worker process imports this module: nothing here may bring Pydantic or asyncio
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import sys
@@ -86,6 +87,8 @@ def processes_main(receiver: Receiver, sender: Sender, threads: int) -> None:
 def _end() -> None:
     """Ends the process, which would wait for threads and processes that tasks have left running in it."""
     time.sleep(_LAST_SECONDS)
+    for child in multiprocessing.active_children():  # which nobody would wait for any more
+        child.kill()
     os._exit(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -228,6 +229,15 @@ def test_a_worker_that_ends_in_its_own_way_keeps_nobody(last):
         p.add(last)
         p.add(tasks.double, 21)
         assert [result.ok for result in p.gather()] == [True, True]
+
+
+def test_a_process_that_a_task_has_left_running_ends_with_its_worker():
+    with ExecutionState().parallel(procs=1) as p:
+        p.add(tasks.leave_a_process_behind)
+        pid = p.gather()[0].unwrap()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        left = psutil.Process(pid)
+        assert psutil.wait_procs([left], 10)[1] == [] or left.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_worker_that_does_not_end_is_killed(monkeypatch):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,13 @@ def nested_list(deep: int) -> list[Any]:
     for _ in range(deep):
         value = [value]
     return value
+
+
+def leave_a_process_behind() -> int:
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    process.start()
+    assert process.pid is not None
+    return process.pid
 
 
 class Unpicklable:
