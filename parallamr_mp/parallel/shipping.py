@@ -20,6 +20,8 @@ from parallamr_mp.parallel.task import Task
 
 _REMEMBERED = 256
 """Functions that a group knows again, and that each of its processes keeps."""
+_BYTES = 1 << 26
+"""Of these functions, but for the last ones: the method of an object is a new one each time, and as large."""
 _INSTEAD = "make it in the task, or use threads of this process (threads= without procs=)"
 
 
@@ -40,19 +42,23 @@ class Parcel:
     function: Function
     arguments: bytes
 
-    def call_for(self, known: OrderedDict[int, None], in_flight: int) -> Call:
-        """What to send to a process that has the functions `known`, the last used last. Changes these.
+    def call_for(self, known: OrderedDict[int, int], in_flight: int) -> Call:
+        """What to send to a process that has the functions `known` (their bytes), the last used last.
+        Changes these.
 
         `in_flight` is how many calls it may have at most that it has not come to.
         """
         number = self.function.number
         pickled = None if number in known else self.function.pickled
-        known[number] = None
+        known[number] = len(self.function.pickled)
         known.move_to_end(number)
         forget = []
         # A call that is under way may still need one of the last ones.
-        while len(known) > max(_REMEMBERED, in_flight + 1):
-            forget.append(known.popitem(last=False)[0])
+        size = sum(known.values())
+        while len(known) > in_flight + 1 and (len(known) > _REMEMBERED or size > _BYTES):
+            oldest, its = known.popitem(last=False)
+            forget.append(oldest)
+            size -= its
         return Call(number, pickled, self.arguments, tuple(forget))
 
 
@@ -68,7 +74,7 @@ class Shipper:
 
     def __init__(self) -> None:
         self._recent: OrderedDict[int, Function] = OrderedDict()
-        self._numbers = 0
+        self._numbers = self._bytes = 0
 
     def pack(self, task: Task) -> Parcel:
         """Raises `NotPicklable`, naming the task."""
@@ -87,8 +93,10 @@ class Shipper:
             function = Function(call, dumps(call), self._numbers + 1)
             self._numbers += 1
             self._recent[id(call)] = function
-            if len(self._recent) > _REMEMBERED:
-                self._recent.popitem(last=False)
+            self._bytes += len(function.pickled)
+            while len(self._recent) > 1 and (len(self._recent) > _REMEMBERED or self._bytes > _BYTES):
+                _, oldest = self._recent.popitem(last=False)
+                self._bytes -= len(oldest.pickled)
         self._recent.move_to_end(id(call))
         return function
 

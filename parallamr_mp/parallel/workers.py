@@ -63,7 +63,7 @@ class WorkerExecutor:
         self._parcels: dict[int, Parcel] = {}
         self._calls: dict[int, Callable[[], Any]] = {}
         self._outcomes: dict[int, tuple[Any, BaseException | None]] = {}
-        self._known: dict[Slot, OrderedDict[int, None]] = {}
+        self._known: dict[Slot, OrderedDict[int, int]] = {}
         """Numbers of the functions that each process keeps."""
         self._again: deque[Job] = deque()
         """Lost with their worker, and not begun once more yet."""

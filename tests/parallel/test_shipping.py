@@ -185,3 +185,14 @@ def test_a_group_that_is_over_holds_neither_functions_nor_arguments(procs):
     gc.collect()
     assert [ref() for ref in refs] == [None, None]
     assert p.results[0].unwrap() == 1
+
+
+def test_large_functions_are_kept_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr("parallamr_mp.parallel.shipping._BYTES", 1_000_000)
+    shipper, known, caller = Shipper(), OrderedDict(), Caller(())
+    data = bytes(300_000)
+    for number in range(20):
+        call = shipper.pack(task_of(lambda data=data: len(data))).call_for(known, 1)
+        assert unpack(caller(call, 1, ""), task_of(len))[0] == 300_000, number
+        assert sum(len(function.pickled) for function in shipper._recent.values()) <= 1_000_000
+        assert len(caller._functions) == len(known) <= 3
