@@ -245,10 +245,9 @@ class WorkerExecutor:
         try:
             tell(*args)
         except (SystemExit, KeyboardInterrupt) as error:
-            if self._exiting:
-                return
-            self._exiting = True
-            self._soon(_raise, error)
+            if not self._exiting:
+                self._exiting = True
+                self._soon(_raise, error)
             assert self._attempts is not None
             with suppress(SystemExit, KeyboardInterrupt):  # of the same handler
                 self._attempts.broken(error)
