@@ -79,6 +79,7 @@ class WorkerExecutor:
 
     def open(self, attempts: Attempts, tasks: int) -> None:
         self._attempts, self._loop = attempts, asyncio.get_running_loop()
+        self._context = copy_context()  # what was set inside the block is there, as on an event loop
         if not tasks:
             return
         self._reactor = Reactor()

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import threading
+from contextvars import ContextVar
 
 import pytest
 from support import tasks
@@ -351,3 +352,19 @@ def test_cancelling_the_task_around_a_group_kills_its_workers():
                 visitor.line.close()
 
     run(main())
+
+
+def test_tasks_in_threads_of_this_process_see_what_was_set_inside_the_block_and_keep_what_they_set():
+    colour = ContextVar("colour", default="none")
+
+    def paint(new):
+        before = colour.get()
+        colour.set(new)
+        return before
+
+    with ExecutionState().parallel(threads=1) as p:
+        colour.set("blue")
+        p.add(paint, "red")
+        p.add(paint, "green")
+        assert [result.unwrap() for result in p.gather()] == ["blue", "blue"]
+    assert colour.get() == "blue"
