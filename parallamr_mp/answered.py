@@ -47,7 +47,7 @@ class AttemptSpec:
     """Cells that a spreadsheet would run are guarded."""
 
 
-@crossing
+@crossing("inputs", "earlier")
 @dataclass(frozen=True, slots=True)
 class RowTask:
     """One experiment on its way to a worker."""
@@ -71,7 +71,7 @@ class RowTask:
     """What the answers up to then have cost, in USD."""
 
 
-@crossing
+@crossing("status", "allowance")
 @dataclass(frozen=True, slots=True)
 class RowResult:
     """One row, encoded, and what the parent counts of it."""

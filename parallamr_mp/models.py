@@ -36,6 +36,7 @@ RESERVED_PARAMS = frozenset({"model", "messages", "stream", "stream_options"})
 """Body fields that no `param:NAME` may set: the row says who is asked what, and answers are read whole."""
 
 
+@crossing()
 class Status(StrEnum):
     """What a result row says of its experiment."""
 
@@ -59,7 +60,7 @@ class ChatRequest:
     """The row's template variables: for providers that show or log them, never sent as such."""
 
 
-@crossing
+@crossing()
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What a server says of its rate limits along with an answer or a refusal; None: it did not say."""
@@ -97,7 +98,7 @@ class ModelInfo:
     context_window: int | None = None
 
 
-@crossing
+@crossing()
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The texts one experiment is made from, as read from their files: templates, not yet filled."""
@@ -108,7 +109,7 @@ class Inputs:
     system: str | None = None
 
 
-@crossing
+@crossing("allowance")
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a lease brought no value: a `ProviderError`, or the death of a worker, as data."""
@@ -132,7 +133,6 @@ class Failure:
     allowance: Allowance | None = None
 
 
-@crossing
 @dataclass(frozen=True, slots=True)
 class Unsaved:
     """What a call came to, where nobody knows whether that is stored: its parent has died."""

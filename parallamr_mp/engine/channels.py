@@ -8,7 +8,8 @@
 Every pipe has exactly one writing and one reading process, so nobody can die
 holding something that others wait for. The carriers are the `Connection`
 objects of `multiprocessing.Pipe`, because those travel to a spawned process;
-on top of them both ends speak frames: a length, then a pickle.
+on top of them both ends speak frames: a length, then a pickle (of what
+`crossing` makes of the message).
 
 The parent never blocks on a pipe: a stopped or slow child costs it a buffer,
 not its loop. A child blocks as it pleases. `Sender.send` returns only when the
@@ -28,6 +29,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from parallamr_mp.crossing import pack, unpack
+
 _LENGTH = struct.Struct("!Q")
 _CHUNK = 1 << 16
 """Bytes read at once: as much as a pipe holds. From 128 KiB on, each read would map and unmap memory."""
@@ -35,7 +38,7 @@ _CHUNK = 1 << 16
 
 def _encode(message: Any) -> tuple[bytes, bytes]:
     """The two parts of a frame: to put them together would copy what may be hundreds of megabytes."""
-    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    body = pickle.dumps(pack(message), pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)), body
 
 
@@ -58,7 +61,7 @@ class _Frames:
                 if end > size:
                     break
                 with memoryview(buffer) as view:
-                    message = pickle.loads(view[start + _LENGTH.size : end])
+                    message = unpack(pickle.loads(view[start + _LENGTH.size : end]))
                 start = end
                 yield message
         finally:

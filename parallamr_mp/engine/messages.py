@@ -18,7 +18,7 @@ from parallamr_mp.crossing import crossing
 from parallamr_mp.models import Failure
 
 
-@crossing
+@crossing("payload")
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Work given to a slot until an `Outcome` with the same id comes back or the slot's process dies."""
@@ -45,7 +45,7 @@ class Ready:
     pid: int
 
 
-@crossing
+@crossing("value", "failure")
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one lease came to: a value, or a failure."""
@@ -84,7 +84,7 @@ class OpenOutput:
     """Bytes that are known to be good. What lies behind them is cut off."""
 
 
-@crossing
+@crossing()
 @dataclass(frozen=True, slots=True)
 class Append:
     """One encoded record for one output file."""
@@ -94,7 +94,7 @@ class Append:
     record: bytes
 
 
-@crossing
+@crossing()
 @dataclass(frozen=True, slots=True)
 class Ack:
     """These records are in the file (handed to the operating system), which now ends at `offset`."""

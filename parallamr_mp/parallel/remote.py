@@ -39,7 +39,7 @@ _LAST_SECONDS = 1.0
 """In which a process that has been told to end does so, or is ended."""
 
 
-@crossing
+@crossing()
 @dataclass(frozen=True, slots=True)
 class Call:
     """A task on its way to a worker process."""
@@ -54,7 +54,7 @@ class Call:
     """Functions that this process need not keep any longer."""
 
 
-@crossing
+@crossing()
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came of a call: its value or its error, pickled."""
