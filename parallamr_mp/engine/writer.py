@@ -6,6 +6,11 @@
 Records that arrive together are written together, a file at a time, in the
 order in which they were sent. An `Ack` says that the operating system has them;
 the disk has them within `sync_every` seconds, or when `OutputsClosed` is sent.
+
+The first record after a pause is written at once; then those of the next few
+milliseconds are let come together in the pipe. Else each of thousands a second
+would wake this process, be written and acknowledged alone, and wake the parent,
+for nothing: until its `Ack` a record is in the hands of parent and worker.
 """
 
 from __future__ import annotations
@@ -29,6 +34,9 @@ from parallamr_mp.errors import OutputError
 from parallamr_mp.results.writer import IncrementalCSVWriter
 
 SYNC_EVERY = 1.0
+_GATHER_SECONDS = 0.005
+_ENOUGH = 1 << 14
+"""Bytes that came together: a quarter of what the pipe holds. The parent must not come to wait for room."""
 MAX_OPEN = 256
 
 
@@ -101,6 +109,8 @@ def writer_main(
                 next_sync = None
             if closing:
                 files.close()
+            elif 0 < sum([len(each.record) for each in messages if isinstance(each, Append)]) < _ENOUGH:
+                time.sleep(_GATHER_SECONDS)
         except OutputError as error:
             failed = True
             next_sync = None
