@@ -1,7 +1,7 @@
 """Every message between the parent and its workers and writer, as typed classes.
 
-    parent → worker   Lease*, Stop
-    worker → parent   Ready, Said*, Outcome*, Crashed
+    parent → worker   Lease*, Recall*, Stop
+    worker → parent   Ready, Said*, Outcome*, Returned*, Crashed
     parent → writer   OpenOutput*, Append*, CloseOutputs
     writer → parent   Ready, Ack*, WriteFailed, OutputsClosed, Crashed
 
@@ -34,8 +34,13 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Give back the leases that you have not begun."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """Finish what you hold, then end."""
+    """Give back what you have not begun, finish the rest, then end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,13 @@ class Outcome:
     failure: Failure | None = None
     seconds: float = 0.0
     """Wall time inside the handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Leases that were not begun and never will be by this worker: nothing was sent for them."""
+
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
     parent ──Lease──► main thread ──► leases (SimpleQueue) ──► thread 1 … thread n
     parent ◄─Outcome──────────────────── Sender's lock ◄────────┘
+    parent ◄─Returned── main thread: what no thread has taken when the parent asks for it, or stops
 
 The main thread only reads the channel. The `ThreadPoolExecutor`'s threads each
 loop: take a lease, call the handler, send its outcome at once, in full, before
@@ -12,17 +13,18 @@ Nothing here sleeps, retries or decides; the dispatcher does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from parallamr_mp.engine.channels import Receiver, Sender
 from parallamr_mp.engine.custody import Custody
-from parallamr_mp.engine.messages import Lease, Outcome, Ready, Stop
+from parallamr_mp.engine.messages import Lease, Outcome, Ready, Returned, Stop
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.models import Failure, Unsaved
 
@@ -57,7 +59,7 @@ def worker_main(
     args: tuple[Any, ...],
     orphan_grace: float | None = None,
 ) -> None:
-    """The actor of a slot. Ends on `Stop` after finishing what it holds, or when the parent is gone.
+    """The actor of a slot. Ends on `Stop` after finishing what it has begun, or when the parent is gone.
 
     `orphan_grace`: seconds that calls under way may go on after the parent's
     death; None where actor and parent are one process and nobody is left.
@@ -66,6 +68,15 @@ def worker_main(
     leases: SimpleQueue[Lease | None] = SimpleQueue()
     gone = threading.Event()
     custody = Custody(handler.rescue) if orphan_grace is not None else None
+
+    def give_back() -> None:
+        ids = []
+        # Whoever takes a lease out of the queue has it: a thread, which begins it, or this one.
+        with contextlib.suppress(Empty):
+            while (lease := leases.get_nowait()) is not None:
+                ids.append(lease.id)
+        if ids:
+            sender.send(Returned(tuple(ids)))
 
     def serve() -> None:
         while (lease := leases.get()) is not None and not gone.is_set():
@@ -90,12 +101,13 @@ def worker_main(
         stopping = False
         while not stopping:
             for message in receiver.receive():
-                if isinstance(message, Stop):
-                    stopping = True
-                    continue
-                if custody is not None:
-                    custody.forget(message.stored)
-                leases.put(message)
+                if isinstance(message, Lease):
+                    if custody is not None:
+                        custody.forget(message.stored)
+                    leases.put(message)
+                else:
+                    give_back()
+                    stopping = isinstance(message, Stop)
     except (EOFError, BrokenPipeError):
         gone.set()
         if custody is not None:
