@@ -14,6 +14,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from parallamr_mp.frozen import quick
 from parallamr_mp.models import Failure, Status
 
 if TYPE_CHECKING:
@@ -232,6 +233,7 @@ class AttemptEnded(Event):
     failure: Failure | None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RowDone(Event):
     """An experiment has its result; the record is on its way to the writer."""

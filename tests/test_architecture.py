@@ -20,6 +20,7 @@ MAP = {
     "events": (0, "base"),
     "mailbox": (0, "base"),
     "crossing": (0, "base"),
+    "frozen": (0, "base"),
     "errors": (0, "base"),
     "config": (0, "base"),
     "_version": (0, "base"),
@@ -196,6 +197,7 @@ def test_a_worker_of_a_group_loads_nothing_that_its_tasks_may_not_need():
         "crossing",
         "engine",
         "errors",
+        "frozen",
         "models",
         "parallel",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from parallamr_mp.frozen import quick
 from parallamr_mp.models import Allowance, Failure
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Job:
     """What was charged for its present lease."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What one lease was charged with."""
@@ -62,6 +64,7 @@ class Grant:
     """It is to show whether an endpoint is back."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Report:
     """What an ended lease tells the policies."""
