@@ -49,15 +49,16 @@ class _Ramp:
     """What is allowed after a cool-down: grows exponentially in time, from a small value."""
 
     def __init__(self) -> None:
-        self._start = self._over = -math.inf
+        self._start = self.over = -math.inf
+        """`over`: from when on it allows everything."""
 
     def begin(self, start: float) -> None:
         """Of cool-downs that overlap the last end counts."""
         self._start = max(self._start, start)
-        self._over = self._start + 50 * RAMP_TAU
+        self.over = self._start + 50 * RAMP_TAU
 
     def allowed(self, now: float) -> float:
-        if now >= self._over:  # the rule; each lease asks
+        if now >= self.over:
             return math.inf
         return RAMP_START * math.exp(max(0.0, now - self._start) / RAMP_TAU)
 
@@ -75,6 +76,8 @@ class FixedLimit:
         self._episode = -math.inf
 
     def limit(self, now: float) -> int:
+        if now >= self._ramp.over:  # the rule; each lease asks
+            return max(1, self.ceiling)
         return max(1, int(min(self.ceiling, self._ramp.allowed(now))))
 
     def leased(self, now: float, in_flight: int) -> None:
@@ -182,7 +185,10 @@ class AdaptiveLimit:
         self._level = min(self._level, max(ceiling, self._floor))
 
     def limit(self, now: float) -> int:
-        return max(self._floor, int(min(self._level_at(now), self._ceiling, self._ramp.allowed(now))))
+        level = min(self._level_at(now), self._ceiling)
+        if now < self._ramp.over:
+            level = min(level, self._ramp.allowed(now))
+        return max(self._floor, int(level))
 
     def leased(self, now: float, in_flight: int) -> None:
         self._settle(now)
@@ -249,19 +255,22 @@ class AdaptiveLimit:
     def _level_at(self, now: float) -> float:
         if self._growing_since is None:
             return self._level
+        if self._level >= (top := self._top()):
+            return top
         since = max(0.0, now - self._growing_since)
         return min(self._most(), self._level * math.exp(min(since / self.TAU, 50.0)))
 
     def _settle(self, now: float) -> None:
         """Makes the level what it has grown to."""
         self._now = now
+        if self._growing_since is None:
+            return
         level, top = self._level_at(now), self._top()
         if self._level < top <= level:
             self._reached_at = now
             self._held = 0
         self._level = level
-        if self._growing_since is not None:
-            self._growing_since = max(now, self._growing_since)
+        self._growing_since = max(now, self._growing_since)
 
     def _is_used(self, in_flight: int) -> bool:
         return in_flight >= int(self._level) - 1

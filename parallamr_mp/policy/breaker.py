@@ -56,7 +56,7 @@ class CircuitBreaker:
         self._probing = False
         self._closed_at = -math.inf
         self.since: float | None = None
-        """When it opened first, without a success since; None while it is closed."""
+        """When it opened first, without a success since; None while it is closed, and lets everything through."""
 
     def state(self, now: float) -> BreakerState:
         if self._until is None:
@@ -76,10 +76,12 @@ class CircuitBreaker:
 
     def leased(self, now: float) -> bool:
         """Something was leased, which `wait` allowed. True: it is the probe, whose fate must be told."""
+        if self._until is None:
+            return False
         if self.wait(now) > 0.0:
             raise RuntimeError("nothing is leased while the breaker is open or its probe is out")
-        self._probing = self._until is not None
-        return self._probing
+        self._probing = True
+        return True
 
     def succeeded(self, now: float, leased_at: float, probe: bool) -> None:
         """The other side has answered; also if it only said that it is too busy."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from parallamr_mp.models import Failure
 from parallamr_mp.policy.adaptive import AdaptiveLimit, ConcurrencyLimit
-from parallamr_mp.policy.breaker import BreakerState, CircuitBreaker
+from parallamr_mp.policy.breaker import CircuitBreaker
 from parallamr_mp.policy.job import Grant, Job, Report
 from parallamr_mp.policy.quota import Limits, Quota
 from parallamr_mp.policy.remainder import Remainder
@@ -91,21 +91,22 @@ class Endpoint:
         """Seconds until the job may be sent here; inf: until another one has come back. None: any job."""
         if now < self.cool_until:
             return self.cool_until - now
-        wait = self.breaker.wait(now)
-        if wait == math.inf:
+        wait = 0.0
+        if self.breaker.since is not None and (wait := self.breaker.wait(now)) == math.inf:
             return wait
         if self._quota.in_flight >= self.limit.limit(now):
             change = self.limit.next_change(now)
             if change is None:
                 return math.inf
             wait = max(wait, change - now)
-        wait = max(wait, self._quota.wait(now, tokens))
+        if self._quota.limited:
+            wait = max(wait, self._quota.wait(now, tokens))
         remainder = self._remainders.get(job.model) if job is not None else None
         return wait if remainder is None else max(wait, remainder.wait(now))
 
     def lease(self, now: float, job: Job, tokens: int) -> Grant:
         """The job leaves."""
-        probe = self.breaker.leased(now)
+        probe = self.breaker.since is not None and self.breaker.leased(now)
         self._quota.charge(now, tokens)
         self.limit.leased(now, self._quota.in_flight)
         self._tokens_out += tokens
@@ -145,7 +146,7 @@ class Endpoint:
 
     def blocked(self, now: float) -> bool:
         """Whether nothing may be sent here now, for it is in trouble."""
-        return now < self.cool_until or self.breaker.state(now) is not BreakerState.CLOSED
+        return now < self.cool_until or self.breaker.since is not None
 
     def pause(self, now: float) -> float:
         """Seconds until it is asked again, where it is in trouble; else 0."""
@@ -168,9 +169,9 @@ class Endpoint:
 
     def _alive(self, now: float, grant: Grant) -> None:
         """It has answered, if only that it is too busy."""
-        was = self.breaker.state(now)
+        was_open = self.breaker.since is not None
         self.breaker.succeeded(now, grant.at, grant.probe)
-        if was is not BreakerState.CLOSED and self.breaker.state(now) is BreakerState.CLOSED:
+        if was_open and self.breaker.since is None:
             # Those who waited must not all come at once to a server that has just come up.
             self.limit.cooled_down(now)
             self.news.append(News(self.name, "closed", 0.0, ""))
@@ -197,9 +198,9 @@ class Endpoint:
 
     def _failed(self, now: float, grant: Grant, failure: Failure) -> None:
         self._trouble(now, failure)
-        was = self.breaker.state(now)
+        was_open = self.breaker.since is not None
         self.breaker.failed(now, grant.at, grant.probe)
-        if was is BreakerState.CLOSED and self.breaker.state(now) is not BreakerState.CLOSED:
+        if not was_open and self.breaker.since is not None:
             self.news.append(News(self.name, "open", self.breaker.wait(now), failure.message))
 
     def _trouble(self, now: float, failure: Failure) -> None:

@@ -33,35 +33,27 @@ class TokenEstimator:
     def expect(self, characters: int, max_tokens: int | None) -> int:
         """Input and output tokens of a request. `max_tokens`: what its answer may have at most."""
         most = FIRST_OUTPUT if max_tokens is None else max_tokens
-        output = self._output + max(0.0, most - self._output) * self._doubt
-        if max_tokens is not None:
-            output = min(output, max_tokens)
+        output = self._output
+        if most > output:
+            output += (most - output) * self._doubt
+        if max_tokens is not None and output > max_tokens:
+            output = max_tokens
+        share = self._shares.get(characters.bit_length()) or self._share(characters)
+        # An empty input has tokens, too: those of the chat template.
         # The small sum keeps rounding from adding a token to what comes out whole.
-        return max(1, math.ceil(_counted(characters) * self._share(characters) + output - 1e-6))
+        return math.ceil((characters or 1) * share + output - 1e-6) or 1
 
     def learn(self, characters: int, input_tokens: int, output_tokens: int) -> None:
         """Takes in what the provider counted for a request with that many characters."""
-        share = input_tokens / _counted(characters)
-        self._shares[_size(characters)] = _follow(self._share(characters), share)
-        self._output = _follow(self._output, output_tokens)
+        expected, seen = self._share(characters), input_tokens / (characters or 1)
+        # At once upwards, slowly downwards: the larger of the two is that.
+        self._shares[characters.bit_length()] = max(seen, expected + (seen - expected) * _FORGETS)
+        self._output = max(output_tokens, self._output + (output_tokens - self._output) * _FORGETS)
         self._doubt *= 1 - _FORGETS
 
     def _share(self, characters: int) -> float:
-        size = _size(characters)
+        size = characters.bit_length()
         if size in self._shares or not self._shares:
             return self._shares.get(size, FIRST_SHARE)
         nearest = min(self._shares, key=lambda known: abs(known - size))
         return max(FIRST_SHARE, self._shares[nearest])
-
-
-def _size(characters: int) -> int:
-    return characters.bit_length()
-
-
-def _counted(characters: int) -> int:
-    """An empty input has tokens, too: those of the chat template."""
-    return max(1, characters)
-
-
-def _follow(expected: float, seen: float) -> float:
-    return seen if seen >= expected else expected + (seen - expected) * _FORGETS

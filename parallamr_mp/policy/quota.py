@@ -19,18 +19,23 @@ class Limits:
     """Tokens in any minute."""
 
 
+_NO_LIMITS = Limits()
+
+
 class Quota:
     """Counts what is asked of one scope against its limits. Pure: time is an argument, in seconds."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limits = limits
         self.in_flight = 0
-        self._requests = _changed(None, limits.rpm)
-        self._tokens = _changed(None, limits.tpm)
+        self._requests: RateWindow | None = None
+        self._tokens: RateWindow | None = None
+        self.change(limits)
 
     def change(self, limits: Limits) -> None:
         """Other limits from now on. What was asked under the old ones counts, as far as it was counted."""
         self.limits = limits
+        self.limited = limits != _NO_LIMITS
+        """Whether anything is limited: if not, `wait` is always 0."""
         self._requests = _changed(self._requests, limits.rpm)
         self._tokens = _changed(self._tokens, limits.tpm)
 

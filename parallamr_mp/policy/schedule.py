@@ -36,12 +36,26 @@ _ONE_MODEL_COOLS = 5.0
 """Seconds that a model is kept away from where the server did not say how long."""
 
 
+class _Key:
+    """What the lanes of one key share."""
+
+    def __init__(self, quota: Quota, pool: Pool) -> None:
+        self.quota, self.pool = quota, pool
+        self.lanes: list[_Lane] = []
+        self.ready = 0
+        """Its jobs that are ready."""
+        self.parked = 0
+        """Its jobs that are ready, or wait for their time."""
+
+
 class _Lane:
     """The jobs of one model of one key, and what is counted by model."""
 
-    def __init__(self, key: str, model: str, quota: Quota, whole: Quota, pool: Pool) -> None:
-        self.key, self.model = key, model
-        self.quota, self.whole, self.pool = quota, whole, pool
+    def __init__(self, name: str, key: _Key, quota: Quota) -> None:
+        """`name`: the key's."""
+        self.name, self.key, self.pool = name, key, key.pool
+        self.quotas = tuple(each for each in (key.quota, quota) if each.limited)
+        """The key's and the model's, as far as they limit anything."""
         self.ready: list[tuple[int, Job]] = []
         self.cool_until = 0.0
         """When the model is asked again, of which alone a server said that it is too busy."""
@@ -71,14 +85,10 @@ class Schedule:
         self._total, self._max_wait = total, max_wait
         self._pools = dict(pools or {})
         self._budget = budget or Budget(None)
-        self._wholes: dict[str, Quota] = {}
+        self._keys: dict[str, _Key] = {}
         self._lanes: dict[tuple[str, str], _Lane] = {}
-        self._lanes_of: dict[str, list[_Lane]] = {}
-        self._ready_of: dict[str, int] = {}
         self._flying = 0
-        self._ready_count = 0
         self._waiting: list[tuple[float, int, Job]] = []
-        self._parked_by: dict[str, int] = {}
         self._soonest = math.inf
         """When the last `take` might have found something, had it come later."""
         self.broke = ""
@@ -90,44 +100,43 @@ class Schedule:
 
     def add(self, job: Job) -> None:
         """Makes the job ready now."""
-        self._park(job)
-        self._make_ready(job)
+        self._make_ready(job, self._park(job))
 
     def wait(self, job: Job, due: float) -> None:
         """Makes the job ready at the time `due`."""
         self._park(job)
         heapq.heappush(self._waiting, (due, job.id, job))
 
-    def _park(self, job: Job) -> None:
+    def _park(self, job: Job) -> _Lane:
+        lane = self._lanes.get((job.key, job.model)) or self._open_lane(job.key, job.model)
+        lane.key.parked += 1
         self.parked_bytes += job.size
-        self._parked_by[job.key] = self._parked_by.get(job.key, 0) + 1
+        return lane
 
-    def _unpark(self, job: Job) -> None:
+    @staticmethod
+    def _make_ready(job: Job, lane: _Lane) -> None:
+        heapq.heappush(lane.ready, (job.id, job))
+        lane.key.ready += 1
+
+    def _take_out(self, lane: _Lane) -> Job:
+        """The lane's first job, which is held here no longer."""
+        job = heapq.heappop(lane.ready)[1]
+        lane.key.ready -= 1
+        lane.key.parked -= 1
         self.parked_bytes -= job.size
-        self._parked_by[job.key] -= 1
+        return job
 
-    def _make_ready(self, job: Job) -> None:
-        heapq.heappush(self._lane(job).ready, (job.id, job))
-        self._count_ready(job.key, 1)
-
-    def _count_ready(self, key: str, more: int) -> None:
-        self._ready_count += more
-        self._ready_of[key] = self._ready_of.get(key, 0) + more
-
-    def _lane(self, job: Job) -> _Lane:
-        lane = self._lanes.get((job.key, job.model))
-        if lane is None:
-            key, model = job.key, job.model
-            pool = self._pools.get(key)
+    def _open_lane(self, name: str, model: str) -> _Lane:
+        key = self._keys.get(name)
+        if key is None:
+            pool = self._pools.get(name)
             if pool is None:
-                plain = Endpoint("", key, limit=FixedLimit(_UNLIMITED), breaker=CircuitBreaker())
-                pool = self._pools[key] = Pool([plain])
-            whole = self._wholes.get(key)
-            if whole is None:
-                whole = self._wholes[key] = Quota(self._limits.get(key, Limits()))
-            quota = Quota(self._limits.get(f"{key}/{model}", Limits()))
-            lane = self._lanes[key, model] = _Lane(key, model, quota, whole, pool)
-            self._lanes_of.setdefault(key, []).append(lane)
+                plain = Endpoint("", name, limit=FixedLimit(_UNLIMITED), breaker=CircuitBreaker())
+                pool = self._pools[name] = Pool([plain])
+            key = self._keys[name] = _Key(Quota(self._limits.get(name, Limits())), pool)
+        quota = Quota(self._limits.get(f"{name}/{model}", Limits()))
+        lane = self._lanes[name, model] = _Lane(name, key, quota)
+        key.lanes.append(lane)
         return lane
 
     # ── out ──────────────────────────────────────────────────────────────────
@@ -135,52 +144,67 @@ class Schedule:
     def take(self, now: float) -> Job | None:
         """The earliest job that may go, charged as in flight and with its route; None when there is none."""
         while self._waiting and self._waiting[0][0] <= now:
-            self._make_ready(heapq.heappop(self._waiting)[2])
+            job = heapq.heappop(self._waiting)[2]
+            self._make_ready(job, self._lanes[job.key, job.model])
         self._soonest, self.broke = math.inf, ""
-        if self.full:
+        if self._total is not None and self.full:
             return None
-        best: _Lane | None = None
-        chosen: Endpoint | None = None
-        tokens = 0
-        only_money = self._ready_count > 0 and self._budget.cap is not None
+        found = self._earliest(now)
+        if found is None:
+            return None
+        lane, endpoint, tokens = found
+        if endpoint.next_is_probe:
+            lane, endpoint, tokens = self._prober(now, lane, endpoint, tokens)
+        job = self._take_out(lane)
+        self._flying += 1
+        for quota in lane.quotas:
+            quota.charge(now, tokens)
+        if self._budget.cap is not None:
+            self._budget.reserve(job.cost)
+        if job.prefixes:
+            lane.pool.leased(job, endpoint)
+        job.grant = endpoint.lease(now, job, tokens)
+        job.route = endpoint.url
+        return job
+
+    def _earliest(self, now: float) -> tuple[_Lane, Endpoint, int] | None:
+        """Whose first job goes next, where to, and how many tokens it is expected to take."""
+        best: tuple[_Lane, Endpoint, int] | None = None
+        first: float = math.inf
+        limited = self._budget.cap is not None
+        only_money = limited and any(key.ready for key in self._keys.values())
         for lane in self._open_lanes(now):
-            if not lane.ready or (best is not None and lane.ready[0][0] > best.ready[0][0]):
+            if not lane.ready or lane.ready[0][0] > first:
                 continue
             job = lane.ready[0][1]
-            if self._budget.cap is not None and not self._budget.fits(job.cost):
+            if limited and not self._budget.fits(job.cost):
                 only_money = only_money and self._budget.hopeless(job.cost)
                 continue
             only_money = False
-            estimate = lane.estimator.expect(job.characters, job.max_tokens)
-            endpoint, wait = self._place(now, lane, job, estimate)
+            tokens = lane.estimator.expect(job.characters, job.max_tokens)
+            endpoint, wait = self._place(now, lane, job, tokens)
             if endpoint is None:
                 self._soonest = min(self._soonest, now + wait)
             else:
-                best, chosen, tokens = lane, endpoint, estimate
-        if best is None or chosen is None:
-            if only_money and not self._flying and not self._waiting:
-                self.broke = self._shortage()
-            return None
-        if chosen.next_is_probe:
-            best, chosen, tokens = self._prober(now, best, chosen, tokens)
-        job = heapq.heappop(best.ready)[1]
-        self._count_ready(job.key, -1)
-        self._unpark(job)
-        self._lease(now, best, chosen, job, tokens)
-        return job
+                best, first = (lane, endpoint, tokens), job.id
+        if best is None and only_money and not self._flying and not self._waiting:
+            self.broke = self._shortage()
+        return best
 
-    def _open_lanes(self, now: float) -> Iterator[_Lane]:
+    def _open_lanes(self, now: float) -> list[_Lane]:
         """The lanes of keys that take anything now; thousands of one that does not are not asked each."""
-        for key, lanes in self._lanes_of.items():
-            if not self._ready_of[key]:
+        open_: list[_Lane] = []
+        for key in self._keys.values():
+            if not key.ready:
                 continue
             # Before a run ends for want of money, each job must have told that money alone keeps it.
-            if self._budget.cap is None or self._flying:
-                wait = max(lanes[0].whole.wait(now, 1), lanes[0].pool.wait(now))
+            if len(key.lanes) > 1 and (self._budget.cap is None or self._flying):
+                wait = max(key.quota.wait(now, 1), key.pool.wait(now))
                 if wait > 0:
                     self._soonest = min(self._soonest, now + wait)
                     continue
-            yield from lanes
+            open_ += key.lanes
+        return open_
 
     def _prober(
         self, now: float, lane: _Lane, endpoint: Endpoint, tokens: int
@@ -190,7 +214,7 @@ class Schedule:
         The earliest job's model may be what the endpoint fails on, each time: all
         others would wait behind it, and be given up as if the endpoint were down.
         """
-        lanes = [other for other in self._lanes_of[lane.key] if other.ready]
+        lanes = [other for other in lane.key.lanes if other.ready]
         for other in sorted(lanes, key=lambda lane: (lane.failed_at, lane.ready[0][0])):
             job = other.ready[0][1]
             if self._budget.fits(job.cost):
@@ -211,18 +235,10 @@ class Schedule:
 
     @staticmethod
     def _place(now: float, lane: _Lane, job: Job, tokens: int) -> tuple[Endpoint | None, float]:
-        wait = max(lane.cool_until - now, lane.whole.wait(now, tokens), lane.quota.wait(now, tokens))
+        wait = lane.cool_until - now
+        for quota in lane.quotas:
+            wait = max(wait, quota.wait(now, tokens))
         return (None, wait) if wait > 0 else lane.pool.choose(now, job, tokens)
-
-    def _lease(self, now: float, lane: _Lane, endpoint: Endpoint, job: Job, tokens: int) -> None:
-        self._flying += 1
-        lane.whole.charge(now, tokens)
-        lane.quota.charge(now, tokens)
-        if self._budget.cap is not None:
-            self._budget.reserve(job.cost)
-        lane.pool.leased(job, endpoint)
-        job.grant = endpoint.lease(now, job, tokens)
-        job.route = endpoint.url
 
     # ── back ─────────────────────────────────────────────────────────────────
 
@@ -233,25 +249,25 @@ class Schedule:
             raise RuntimeError("a job is released that was not taken")
         job.grant = None
         self._flying -= 1
-        lane = self._lane(job)
+        lane = self._lanes[job.key, job.model]
         # It left when its worker began with it, which may have been late; of a dead one's nobody knows when.
         sent = max(grant.at, now - report.seconds) if report is not None else now
         used = self._used(lane, job, grant, report)
-        lane.whole.release(grant.at, sent, grant.tokens, used)
-        lane.quota.release(grant.at, sent, grant.tokens, used)
-        self._pay(grant, report)
+        for quota in lane.quotas:
+            quota.release(grant.at, sent, grant.tokens, used)
+        if self._budget.cap is not None:
+            self._pay(grant, report)
         grant.endpoint.release(now, job, grant, sent, used, report)
-        failure = report.failure if report is not None else None
-        if report is not None:
-            lane.failed_at = now if failure is not None and is_trouble(failure) else -math.inf
+        if report is None:
+            return
+        failure = report.failure
+        lane.failed_at = now if failure is not None and is_trouble(failure) else -math.inf
         if failure is not None and failure.one_model:
             lane.cool_until = max(
                 lane.cool_until, now + min(failure.retry_after or _ONE_MODEL_COOLS, LONGEST_WISH)
             )
 
     def _pay(self, grant: Grant, report: Report | None) -> None:
-        if self._budget.cap is None:
-            return
         if report is None or (report.failure is not None and report.failure.unknown):
             self._budget.keep(grant.cost)
         elif report.failure is not None and report.failure.kind != "bad_reply":
@@ -285,12 +301,10 @@ class Schedule:
                 continue
             last = next((e.last_failure for e in lane.pool.endpoints if e.last_failure is not None), None)
             if last is None:
-                last = Failure("unreached", f"there is no endpoint of {lane.key}")
+                last = Failure("unreached", f"there is no endpoint of {lane.name}")
             why = f"out of order for more than {self._max_wait:g} s (--max-wait): {last.message}"
             while lane.ready:
-                job = heapq.heappop(lane.ready)[1]
-                self._count_ready(job.key, -1)
-                self._unpark(job)
+                job = self._take_out(lane)
                 if job.attempts:
                     yield job, replace(last, message=why)
                 else:
@@ -314,7 +328,7 @@ class Schedule:
             if not lane.ready:
                 continue
             if not lane.pool.endpoints:
-                return f"an endpoint of {lane.key}"
+                return f"an endpoint of {lane.name}"
             pause, name = min((endpoint.pause(now), endpoint.name) for endpoint in lane.pool.endpoints)
             if pause > 0:
                 return f"{name}, asked again in {pause:.0f} s"
@@ -346,15 +360,17 @@ class Schedule:
     @property
     def parked(self) -> int:
         """Jobs that are held here: ready, or waiting for their time."""
-        return self._ready_count + len(self._waiting)
+        return sum(key.parked for key in self._keys.values())
 
     def parked_of(self, key: str) -> int:
         """The same, of one key."""
-        return self._parked_by.get(key, 0)
+        known = self._keys.get(key)
+        return 0 if known is None else known.parked
 
     def ready_of(self, key: str) -> int:
         """Jobs of one key that are ready."""
-        return self._ready_of.get(key, 0)
+        known = self._keys.get(key)
+        return 0 if known is None else known.ready
 
     @property
     def waiting(self) -> int:
