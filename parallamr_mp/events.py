@@ -85,7 +85,8 @@ class EventBus:
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody would be handed an event of this class: if not, it need not be made."""
-        return bool(self._wanting_of(kind))
+        wanting = self._wanting.get(kind)
+        return bool(self._find_wanting(kind) if wanting is None else wanting)
 
     def subscribe(self, handler: Handler, *kinds: type[Event]) -> Callable[[], None]:
         """Adds a handler of these kinds of events, else of all; what is returned takes it away again."""
@@ -104,7 +105,8 @@ class EventBus:
 
     def publish(self, event: Event) -> None:
         """Calls every handler that wants it. One that raises is logged, once, and hurts nobody."""
-        for subscription in self._wanting_of(type(event)):
+        wanting = self._wanting.get(type(event))
+        for subscription in self._find_wanting(type(event)) if wanting is None else wanting:
             try:
                 answer = subscription.handler(event)
                 if answer is not None and isinstance(answer, Awaitable):
@@ -148,15 +150,13 @@ class EventBus:
             if subscription.mailbox is not None:
                 await subscription.mailbox.drain()
 
-    def _wanting_of(self, kind: type[Event]) -> tuple[_Subscription, ...]:
-        wanting = self._wanting.get(kind)
-        if wanting is None:
-            wanting = self._wanting[kind] = tuple(
-                subscription
-                for subscription in self._subscriptions
-                if not subscription.kinds or issubclass(kind, subscription.kinds)
-            )
-        return wanting
+    def _find_wanting(self, kind: type[Event]) -> tuple[_Subscription, ...]:
+        self._wanting[kind] = tuple(
+            subscription
+            for subscription in self._subscriptions
+            if not subscription.kinds or issubclass(kind, subscription.kinds)
+        )
+        return self._wanting[kind]
 
     def _mailbox_of(self, subscription: _Subscription) -> Mailbox:
         if subscription.mailbox is None:

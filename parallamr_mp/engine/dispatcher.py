@@ -165,18 +165,18 @@ class Dispatcher:
 
     def _lease(self, now: float) -> None:
         self._settler.tell_stored()
-        while not self._results.congested:
-            self._slots.lease_suspects(now)
-            if not self._slots.room or (job := self._next_job(now)) is None:
+        if self._results.congested:
+            return
+        self._slots.lease_suspects(now)
+        while self._slots.room:
+            try:
+                job = self._feed.next(now)
+            except ParallamrError as error:
+                self._fail(error)
+                return
+            if job is None:
                 return
             self._slots.place(job, now)
-
-    def _next_job(self, now: float) -> Job | None:
-        try:
-            return self._feed.next(now)
-        except ParallamrError as error:
-            self._fail(error)
-            return None
 
     def _settled(self, job: Job) -> bool:
         """Called by the feed: reading has shown that there is nothing to ask. False: no more of them now."""

@@ -50,36 +50,46 @@ class Feed:
             return None
         for key in tuple(self._sources):
             # Which is the earliest can be said only when each source shows its next one.
-            while self._needs_more(key):
-                if not self._read(key):
-                    return None
+            if not schedule.ready_of(key) and not self._show_next(key):
+                return None
         while (job := schedule.take(now)) is None:
             # Whatever blocks the jobs at hand may not block the next.
             more = [key for key in self._sources if schedule.parked_of(key) < LOOK_AHEAD]
             if not more or schedule.parked_bytes >= LOOK_AHEAD_BYTES:
                 return None
             for key in more:
-                if not self._read(key):
+                if (read := self._read(key)) is not None and not self._take_in(read):
                     return None
         return job
 
-    def _needs_more(self, key: str) -> bool:
-        """Whether the source has more, and nothing of it is ready: what waits for a retry is not."""
-        schedule = self._schedule
-        return (
-            key in self._sources
-            and not schedule.ready_of(key)
-            and schedule.parked_of(key) < LOOK_AHEAD
-            and (not schedule.parked_of(key) or schedule.parked_bytes < LOOK_AHEAD_BYTES)
-        )
+    def _show_next(self, key: str) -> bool:
+        """Reads until a job of the source is ready, as far as it may; False: no more can be taken in now.
 
-    def _read(self, key: str) -> bool:
-        """Takes in one job of the source, if it has one; False: nothing more can be taken in now."""
-        source = self._sources.pop(key)
-        job = next(source, None)
-        if job is None:
+        What waits for a retry is not ready, and takes up room.
+        """
+        parked = self._schedule.parked_of(key)
+        if parked >= LOOK_AHEAD or (parked and self._schedule.parked_bytes >= LOOK_AHEAD_BYTES):
             return True
-        self._sources[key] = source
+        while (job := self._read(key)) is not None:
+            if not self._take_in(job):
+                return False
+            if job.verdict is None:
+                return True
+        return True
+
+    def _read(self, key: str) -> Job | None:
+        """The source's next job; None: it has no more."""
+        try:
+            job = next(self._sources[key], None)
+        except BaseException:
+            del self._sources[key]
+            raise
+        if job is None:
+            del self._sources[key]
+        return job
+
+    def _take_in(self, job: Job) -> bool:
+        """False: no more can be taken in now."""
         if job.verdict is not None:
             return self._settled(job)
         self._schedule.add(job)

@@ -46,7 +46,8 @@ class Settler:
     def settle(self, slot: Slot, job: Job, outcome: Outcome, now: float, *, stopping: bool) -> None:
         """A lease has come back to its slot."""
         probe = job.grant is not None and job.grant.probe
-        self._tell_of_end(job, outcome, now)
+        if self._bus.wants(events.AttemptEnded):
+            self._tell_of_end(job, outcome, now)
         self._schedule.release(job, now, self._results.assess(job, outcome))
         failure = outcome.failure
         if failure is not None:
@@ -99,7 +100,8 @@ class Settler:
         kind, text = "worker_died", "its worker process died while this row was in flight"
         if not counts:
             kind, text = "given_up", "given up while in flight, as the run was to end"
-        self._tell_of_end(job, Outcome(job.id, failure=Failure(kind, text, unknown=True)), now)
+        if self._bus.wants(events.AttemptEnded):
+            self._tell_of_end(job, Outcome(job.id, failure=Failure(kind, text, unknown=True)), now)
         self._schedule.release(job, now)
         if not counts:
             return
@@ -112,12 +114,12 @@ class Settler:
 
     def accept(self, job: Job, outcome: Outcome, slot: Slot | None = None) -> None:
         """The job is over, with this or, if this is a failure, with the answer that it had before."""
-        keepers = [] if slot is None else [slot]
+        keepers: tuple[Slot, ...] = () if slot is None else (slot,)
         if (fallback := self._fallbacks.pop(job.id, None)) is not None:
-            keepers.append(fallback.slot)
+            keepers += (fallback.slot,)
             if outcome.failure is not None:
                 outcome = fallback.outcome
-        self._kept_by[job.id] = tuple(keepers)
+        self._kept_by[job.id] = keepers
         self._results.accept(job, outcome)
 
     def accept_fallbacks(self) -> None:
@@ -132,8 +134,6 @@ class Settler:
                 slot.stored.append(id_)
 
     def _tell_of_end(self, job: Job, outcome: Outcome, now: float) -> None:
-        if not self._bus.wants(events.AttemptEnded):
-            return
         leased = job.grant.at if job.grant is not None else now
         self._bus.publish(
             events.AttemptEnded(

@@ -59,7 +59,9 @@ class Slot:
         self.ready = False
         self.stopping = False
         self.reserved = False
-        """Its next or only lease is a suspect's: nobody else shall be in flight with that."""
+        """Its next or only lease is a suspect's: nobody else shall be in flight with that. See `reserve`."""
+        self.window = 0
+        """How many leases it may hold now, for anybody; what it does hold may be more."""
         self.failed_starts = 0
         """Deaths before `Ready`, in a row."""
         self.stored: list[int] = []
@@ -79,9 +81,16 @@ class Slot:
     @property
     def free(self) -> int:
         """Threads that have nothing to do."""
-        if not self.ready or self.stopping or self.reserved:
-            return 0
-        return self.threads - len(self.held)
+        return max(0, self.window - len(self.held))
+
+    def reserve(self, reserved: bool) -> None:
+        """Keeps the slot for a suspect, or gives it back to everybody."""
+        self.reserved = reserved
+        self._set_window()
+
+    def _set_window(self) -> None:
+        closed = not self.ready or self.stopping or self.reserved
+        self.window = 0 if closed else self.threads
 
     def lease(self, job: Job, now: float) -> None:
         """Gives the job to the worker and counts the attempt."""
@@ -96,6 +105,7 @@ class Slot:
         """Lets the worker finish what it holds and end."""
         if self.seat is not None and not self.stopping:
             self.stopping = True
+            self._set_window()
             self.seat.outbox.post(Stop())
 
     def kill(self) -> None:
@@ -111,6 +121,7 @@ class Slot:
             case Ready():
                 self.ready = True
                 self.failed_starts = 0
+                self._set_window()
                 self._owner.slot_ready(self)
             case Said():
                 self._owner.said(self, message.what)
@@ -127,6 +138,7 @@ class Slot:
         if not self.ready:
             self.failed_starts += 1
         self.ready = False
+        self._set_window()
         orphans = [held.job for held in self.held.values()]
         self.held.clear()
         self.stored.clear()

@@ -10,6 +10,7 @@ Used by the thread of its owner alone: the dispatcher of a sweep, or a group.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -73,6 +74,8 @@ class Slots:
     ) -> None:
         """`make_seat(number)` starts a worker of so many threads; raises `EngineError`."""
         self._owner, self._reactor, self._clock = owner, reactor, clock
+        # What slots report and this has nothing to add to.
+        self.settle, self.said, self.slot_ready = owner.settle, owner.said, owner.slot_ready
         self._slots = [
             Slot(place, threads, lambda place=place: make_seat(place), self)  # type: ignore[misc]
             for place in range(number)
@@ -93,7 +96,10 @@ class Slots:
     @property
     def room(self) -> bool:
         """Whether some worker has a thread with nothing to do."""
-        return any(slot.free for slot in self._slots)
+        for slot in self._slots:  # noqa: SIM110  - a generator would be a call for each slot, at each lease
+            if slot.window > len(slot.held):
+                return True
+        return False
 
     def place(self, job: Job, now: float) -> None:
         """Gives the job to the worker with most room, which there must be.
@@ -104,18 +110,22 @@ class Slots:
         there gets through.
         """
         if job.deaths < MAX_DEATHS - 1:
-            self._lease(max(self._slots, key=_free), job, now)
+            roomiest, most = self._slots[0], -math.inf
+            for slot in self._slots:
+                if (free := slot.window - len(slot.held)) > most:
+                    roomiest, most = slot, free
+            self._lease(roomiest, job, now)
             return
         self._suspects.append(job)
         if not any(slot.reserved for slot in self._slots):
-            min(self._slots, key=_load).reserved = True
+            min(self._slots, key=_load).reserve(True)
         self.lease_suspects(now)
 
     def lease_suspects(self, now: float) -> None:
         """Gives a suspect its worker, if that is empty by now; without suspects it is everybody's again."""
         for slot in self._slots:
             if slot.reserved and slot.ready and not slot.held:
-                slot.reserved = bool(self._suspects)
+                slot.reserve(bool(self._suspects))
                 if self._suspects:
                     self._lease(slot, self._suspects.popleft(), now)
 
@@ -130,15 +140,6 @@ class Slots:
         slot.lease(job, now)
 
     # ── what slots report ────────────────────────────────────────────────────
-
-    def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
-        self._owner.settle(slot, job, outcome)
-
-    def said(self, slot: Slot, what: Any) -> None:
-        self._owner.said(slot, what)
-
-    def slot_ready(self, slot: Slot) -> None:
-        self._owner.slot_ready(slot)
 
     def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
         if slot.stopping:
@@ -230,10 +231,6 @@ class Slots:
     def seats(self) -> list[Seat]:
         """Those somebody sits in."""
         return [slot.seat for slot in self._slots if slot.seat is not None]
-
-
-def _free(slot: Slot) -> int:
-    return slot.free
 
 
 def _load(slot: Slot) -> int:

@@ -56,7 +56,7 @@ class CircuitBreaker:
         self._probing = False
         self._closed_at = -math.inf
         self.since: float | None = None
-        """When it opened first, without a success since; None while it is closed, and lets everything through."""
+        """When it opened first, without a success since; None while it is closed: all may go."""
 
     def state(self, now: float) -> BreakerState:
         if self._until is None:
