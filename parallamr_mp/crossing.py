@@ -43,7 +43,8 @@ _by_name: dict[str, _Form] = {}
 def crossing(*nested: str) -> Callable[[type[T]], type[T]]:
     """Class decorator, above `@dataclass`, or for an Enum: gives the class a form that crosses cheaply.
 
-    Dataclasses become `quick` to make, too. `nested` are the fields with instances of such classes; None may stand there, too.
+    Dataclasses become `quick` to make, too. `nested` are the fields with
+    instances of such classes; None may stand there as well.
 
     >>> from dataclasses import dataclass
     >>> @crossing()

@@ -28,7 +28,7 @@ from parallamr_mp.engine.results import Results
 from parallamr_mp.engine.seat import Seat, wait_for_all
 from parallamr_mp.engine.settler import Settler
 from parallamr_mp.engine.signals import SignalWatch
-from parallamr_mp.engine.slot import Slot
+from parallamr_mp.engine.slot import AHEAD_SECONDS, Slot
 from parallamr_mp.engine.slots import Slots
 from parallamr_mp.errors import EngineError, OutputError, ParallamrError
 from parallamr_mp.policy.job import Job
@@ -102,7 +102,9 @@ class Dispatcher:
         self._bus, self._signals, self._clock = bus, signals, clock
         self._drain_timeout, self._lease_timeout = drain_timeout, lease_timeout
         self._reactor = Reactor()
-        self._slots = Slots(slots, threads, make_seat, self, self._reactor, clock)
+        self._slots = Slots(
+            slots, threads, make_seat, self, self._reactor, clock, ahead_seconds=AHEAD_SECONDS
+        )
         self._settler = Settler(schedule, retry, results, bus)
         self._stop: _Stop | None = None
         self._abort = False
@@ -192,10 +194,20 @@ class Dispatcher:
 
     # ── taking work back ─────────────────────────────────────────────────────
 
-    def leasing(self, slot: Slot, job: Job) -> None:  # noqa: ARG002
+    def leasing(self, slot: Slot, job: Job) -> None:
         """Called by the slots: a job is about to leave."""
+
+    def begun(self, slot: Slot, job: Job) -> None:  # noqa: ARG002
+        """Called by the slots: a worker begins with a job."""
         if self._bus.wants(events.AttemptStarted):
-            self._bus.publish(events.AttemptStarted(job.id, job.label, job.attempts + 1, job.payload))
+            self._bus.publish(events.AttemptStarted(job.id, job.label, job.attempts, job.payload))
+
+    def returned(self, slot: Slot, job: Job) -> None:  # noqa: ARG002
+        """Called by the slots: nothing was done for this lease."""
+        self._schedule.release(job, self._clock(), begun=False)
+        # While stopping, the row is left without a result: to be resumed.
+        if self._stop is None:
+            self._schedule.add(job)
 
     def said(self, slot: Slot, what: Any) -> None:
         """Called by the slots: workers of a sweep tell nothing besides their outcomes."""
@@ -259,6 +271,7 @@ class Dispatcher:
         self._give_up_expired(now)
         for news in self._schedule.news():
             self._bus.publish(events.EndpointChanged(news.endpoint, news.state, news.seconds, news.reason))
+        self._slots.recall_stale(now)
         if self._lease_timeout is not None:
             self._slots.kill_overdue(now, self._lease_timeout)
         in_flight, oldest, limit = self._slots.in_flight, self._slots.oldest, self._schedule.limit(now)
@@ -279,6 +292,7 @@ class Dispatcher:
     def _end_with(self, stop: _Stop) -> None:
         self._stop = stop
         self._slots.replaces = False
+        self._slots.recall()
 
     def _fail(self, error: ParallamrError) -> None:
         """The run cannot go on, but what is in flight is being paid for: it may finish."""
@@ -325,7 +339,7 @@ class Dispatcher:
     def _is_over(self, now: float) -> bool:
         if self._abort:
             return True
-        if self._slots.in_flight:
+        if self._slots.leased:
             if self._stop is not None and now >= self._stop.deadline:
                 self._abort = True
                 return True

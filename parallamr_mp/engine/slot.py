@@ -1,38 +1,61 @@
 """A seat for one worker process, the leases it holds, and its replacement after a death.
 
-    Dispatcher.lease ──► Slot.lease ──Lease──► worker
-    Dispatcher.settle ◄── Slot.deliver ◄─Outcome─┘
-    Dispatcher.orphaned ◄── Slot.lost     (end of file: everything sent in full has been delivered before)
+    Slots.place ──► Slot.lease ──Lease──► worker
+    owner.settle ◄── Slot.deliver ◄─Outcome─┘
+    owner.slot_lost ◄── Slot.lost        (end of file: everything sent in full has been delivered before)
 
-The slot's window is its number of threads: no lease ever waits inside a worker,
-so what a killed worker costs is what it really had in flight.
+The slot's window is its number of threads, and, where requests take
+milliseconds, a few leases more: as many as threads would else be without one
+while the parent hears of the last and sends the next. Those wait in the worker,
+and which they are is known here exactly: a thread takes the next one only after
+it has sent, in full, the outcome of the last. So what a killed worker costs is
+what it really had in flight; and what has waited for a second is called back.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Said, Stop
+from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Recall, Returned, Said, Stop
 from parallamr_mp.engine.seat import Seat
 from parallamr_mp.policy.job import Job
 
+AHEAD_SECONDS = 0.003
+"""How far leases go ahead of threads: a little more than a busy parent takes from an outcome to a lease."""
+_MOST_AHEAD = 16
+_STALE_SECONDS = 1.0
+_FORGETS = 0.1
+"""How far one answer draws the average of what answers take towards itself."""
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Held:
     """A lease that is out."""
 
     job: Job
     since: float
-    """Monotonic seconds."""
+    """When its worker began with it, and before, when it left. Monotonic seconds."""
+    begun: bool = True
+    """False: it waits in the worker for a thread."""
 
 
 class SlotOwner(Protocol):
     """Whom a slot reports to: the slots of a run."""
 
+    def begun(self, slot: Slot, job: Job) -> None:
+        """The worker has a thread for this lease."""
+        ...
+
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """A lease has come back."""
+        ...
+
+    def returned(self, slot: Slot, job: Job) -> None:
+        """A lease has come back, or died with its process, without having been begun."""
         ...
 
     def said(self, slot: Slot, what: Any) -> None:
@@ -44,18 +67,35 @@ class SlotOwner(Protocol):
         ...
 
     def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
-        """The slot's process is gone; these leases did not come back."""
+        """The slot's process is gone; these leases had been begun and did not come back."""
         ...
 
 
 class Slot:
     """One seat for a worker. Used by the dispatcher's thread alone."""
 
-    def __init__(self, number: int, threads: int, make_seat: Callable[[], Seat], owner: SlotOwner) -> None:
+    def __init__(
+        self,
+        number: int,
+        threads: int,
+        make_seat: Callable[[], Seat],
+        owner: SlotOwner,
+        *,
+        ahead_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`ahead_seconds`: for how much work of its threads leases may wait in the worker."""
         self.number, self.threads = number, threads
-        self._make_seat, self._owner = make_seat, owner
+        self._make_seat, self._owner, self._clock = make_seat, owner, clock
         self.seat: Seat | None = None
         self.held: dict[int, Held] = {}
+        self.waiting: deque[Held] = deque()
+        """Those of them that have not been begun, in order."""
+        self._ahead_seconds = ahead_seconds
+        self._ahead = 0
+        """How many may wait."""
+        self._pace: float | None = None
+        """Seconds that what was answered has taken lately, on average."""
         self.ready = False
         self.stopping = False
         self.reserved = False
@@ -90,19 +130,36 @@ class Slot:
 
     def _set_window(self) -> None:
         closed = not self.ready or self.stopping or self.reserved
-        self.window = 0 if closed else self.threads
+        self.window = 0 if closed else self.threads + self._ahead
 
     def lease(self, job: Job, now: float) -> None:
         """Gives the job to the worker and counts the attempt."""
         if self.seat is None:
             raise RuntimeError("a lease for an empty seat")
         job.attempts += 1
-        self.held[job.id] = Held(job, now)
+        held = self.held[job.id] = Held(job, now)
+        if len(self.held) > self.threads:
+            held.begun = False
+            self.waiting.append(held)
+        else:
+            self._owner.begun(self, job)
         self.seat.outbox.post(Lease(job.id, job.attempts, job.payload, tuple(self.stored), job.route))
         self.stored.clear()
 
+    def recall(self) -> None:
+        """Asks the worker for what it has not begun."""
+        if self.seat is not None and self.waiting:
+            self.seat.outbox.post(Recall())
+
+    def recall_stale(self, now: float) -> None:
+        """The same where leases wait longer than was to be expected: others may have a thread for them."""
+        if self.waiting and now - self.waiting[0].since > _STALE_SECONDS:
+            self.recall()
+            self._pace, self._ahead = None, 0
+            self._set_window()
+
     def stop(self) -> None:
-        """Lets the worker finish what it holds and end."""
+        """Lets the worker finish what it has begun and end."""
         if self.seat is not None and not self.stopping:
             self.stopping = True
             self._set_window()
@@ -117,16 +174,46 @@ class Slot:
             case Outcome():
                 held = self.held.pop(message.id, None)
                 if held is not None:
+                    self._learn(message)
+                    if self.waiting:
+                        self._begin_next()
                     self._owner.settle(self, held.job, message)
             case Ready():
                 self.ready = True
                 self.failed_starts = 0
                 self._set_window()
                 self._owner.slot_ready(self)
+            case Returned():
+                for id_ in message.ids:
+                    if (held := self.held.pop(id_, None)) is not None:
+                        self._return(held)
             case Said():
                 self._owner.said(self, message.what)
             case Crashed():
                 self.report = message.report
+
+    def _begin_next(self) -> None:
+        """A thread has become free, and takes what has waited longest."""
+        following = self.waiting.popleft()
+        following.begun, following.since = True, self._clock()
+        self._owner.begun(self, following.job)
+
+    def _return(self, held: Held) -> None:
+        if not held.begun:
+            self.waiting.remove(held)
+        held.job.attempts -= 1
+        self._owner.returned(self, held.job)
+
+    def _learn(self, outcome: Outcome) -> None:
+        if not self._ahead_seconds or outcome.failure is not None:
+            return
+        pace = self._pace
+        self._pace = outcome.seconds if pace is None else pace + (outcome.seconds - pace) * _FORGETS
+        most = min(_MOST_AHEAD, self.threads)
+        ahead = int(min(most, self.threads * self._ahead_seconds / max(self._pace, 1e-6)))
+        if ahead != self._ahead:
+            self._ahead = ahead
+            self._set_window()
 
     def lost(self) -> None:
         dead, self.seat = self.seat, None
@@ -138,8 +225,11 @@ class Slot:
         if not self.ready:
             self.failed_starts += 1
         self.ready = False
+        self._pace, self._ahead = None, 0
         self._set_window()
-        orphans = [held.job for held in self.held.values()]
+        orphans = [held.job for held in self.held.values() if held.begun]
         self.held.clear()
         self.stored.clear()
+        for held in tuple(self.waiting):
+            self._return(held)
         self._owner.slot_lost(self, orphans)

@@ -35,8 +35,16 @@ class SlotsOwner(Protocol):
         """The job is about to go to this worker; its payload can still be made fit for it."""
         ...
 
+    def begun(self, slot: Slot, job: Job) -> None:
+        """The worker has a thread for this lease: at once, but for leases that go ahead of threads."""
+        ...
+
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
         """A lease has come back."""
+        ...
+
+    def returned(self, slot: Slot, job: Job) -> None:
+        """A lease has come back, or died with its process, without having been begun."""
         ...
 
     def said(self, slot: Slot, what: Any) -> None:
@@ -48,7 +56,7 @@ class SlotsOwner(Protocol):
         ...
 
     def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
-        """The slot's process is gone, without having been told to; these leases did not come back."""
+        """The slot's process is gone, without having been told to, amid these leases."""
         ...
 
     def slot_given_up(self, slot: Slot, orphans: list[Job]) -> None:
@@ -71,13 +79,26 @@ class Slots:
         owner: SlotsOwner,
         reactor: Reactor,
         clock: Callable[[], float],
+        *,
+        ahead_seconds: float = 0.0,
     ) -> None:
-        """`make_seat(number)` starts a worker of so many threads; raises `EngineError`."""
+        """`make_seat(number)` starts a worker of so many threads; raises `EngineError`.
+
+        `ahead_seconds`: see `Slot`.
+        """
         self._owner, self._reactor, self._clock = owner, reactor, clock
         # What slots report and this has nothing to add to.
         self.settle, self.said, self.slot_ready = owner.settle, owner.said, owner.slot_ready
+        self.begun, self.returned = owner.begun, owner.returned
         self._slots = [
-            Slot(place, threads, lambda place=place: make_seat(place), self)  # type: ignore[misc]
+            Slot(
+                place,
+                threads,
+                lambda place=place: make_seat(place),  # type: ignore[misc]
+                self,
+                ahead_seconds=ahead_seconds,
+                clock=clock,
+            )
             for place in range(number)
         ]
         self._suspects: deque[Job] = deque()
@@ -184,8 +205,14 @@ class Slots:
         return sum(slot.threads for slot in self._slots)
 
     @property
-    def in_flight(self) -> int:
+    def leased(self) -> int:
+        """Leases that are out."""
         return sum(len(slot.held) for slot in self._slots)
+
+    @property
+    def in_flight(self) -> int:
+        """Those of them that have been begun."""
+        return sum(len(slot.held) - len(slot.waiting) for slot in self._slots)
 
     @property
     def suspects(self) -> int:
@@ -215,8 +242,18 @@ class Slots:
             if held is not None and now - held.since > longest and slot.pid is not None:
                 slot.kill()
 
+    def recall(self) -> None:
+        """Asks the workers for what they have not begun."""
+        for slot in self._slots:
+            slot.recall()
+
+    def recall_stale(self, now: float) -> None:
+        """The same of workers that take longer than was to be expected."""
+        for slot in self._slots:
+            slot.recall_stale(now)
+
     def stop(self) -> None:
-        """Lets the workers finish what they hold and end."""
+        """Lets the workers finish what they have begun and end."""
         self.replaces = False
         for slot in self._slots:
             slot.stop()

@@ -153,6 +153,15 @@ class WorkerExecutor:
         if (parcel := self._parcels.get(job.id)) is not None:
             job.payload = parcel.call_for(self._known.setdefault(slot, OrderedDict()), self._threads)
 
+    def begun(self, slot: Slot, job: Job) -> None:
+        """No lease of a group goes ahead of threads: it was begun when it left."""
+
+    def returned(self, slot: Slot, job: Job) -> None:  # noqa: ARG002
+        if self._ending:
+            self._end(job, None, asyncio.CancelledError("cancelled"), 0.0)
+        else:
+            self._again.append(job)
+
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:  # noqa: ARG002
         self._begin_again()  # before the group hears of it, and fills the room with others
         task = self._tasks[job.id]

@@ -242,8 +242,11 @@ class Schedule:
 
     # ── back ─────────────────────────────────────────────────────────────────
 
-    def release(self, job: Job, now: float, report: Report | None = None) -> None:
-        """The lease of this job has ended; without a report nobody knows what became of it."""
+    def release(self, job: Job, now: float, report: Report | None = None, *, begun: bool = True) -> None:
+        """The lease of this job has ended; without a report nobody knows what became of it.
+
+        Not `begun`: nothing was sent.
+        """
         grant = job.grant
         if grant is None:
             raise RuntimeError("a job is released that was not taken")
@@ -252,11 +255,13 @@ class Schedule:
         lane = self._lanes[job.key, job.model]
         # It left when its worker began with it, which may have been late; of a dead one's nobody knows when.
         sent = max(grant.at, now - report.seconds) if report is not None else now
-        used = self._used(lane, job, grant, report)
+        used = self._used(lane, job, grant, report) if begun else 0
         for quota in lane.quotas:
             quota.release(grant.at, sent, grant.tokens, used)
-        if self._budget.cap is not None:
+        if self._budget.cap is not None and begun:
             self._pay(grant, report)
+        elif self._budget.cap is not None:
+            self._budget.settle(grant.cost, None)
         grant.endpoint.release(now, job, grant, sent, used, report)
         if report is None:
             return

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Stop
+from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Recall, Returned, Stop
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import ThreadSeat
 from parallamr_mp.engine.slot import Slot
@@ -37,6 +37,13 @@ class Owner:
 
     def __init__(self):
         self.settled, self.ready, self.orphans = [], [], []
+        self.begun_ids, self.returned_ids = [], []
+
+    def begun(self, slot, job):
+        self.begun_ids.append(job.id)
+
+    def returned(self, slot, job):
+        self.returned_ids.append(job.id)
 
     def settle(self, slot, job, outcome):
         self.settled.append((job.id, outcome))
@@ -123,6 +130,101 @@ def test_a_slot_is_told_once_to_stop_and_takes_nothing_more(slot):
     slot.stop()
     assert slot.seat.posted == [Stop()]
     assert slot.free == 0
+
+
+# --- leases that go ahead of threads ------------------------------------------------------------
+
+
+class FastFixture:
+    """A slot of two threads whose answers take a millisecond: two leases may wait in the worker."""
+
+    def __init__(self, owner):
+        self.now = 100.0
+        self.slot = Slot(0, 2, FakeSeat, owner, ahead_seconds=0.001, clock=lambda: self.now)
+        self.slot.start()
+        self.slot.deliver(Ready(123))
+        self.jobs = {}
+        self.finish(self.lease(0), 0.001)
+
+    def lease(self, id_):
+        self.jobs[id_] = job(id_)
+        self.slot.lease(self.jobs[id_], self.now)
+        return id_
+
+    def finish(self, id_, seconds=0.001, failure=None):
+        self.slot.deliver(Outcome(id_, "value", failure, seconds))
+
+
+@pytest.fixture
+def fast(owner):
+    return FastFixture(owner)
+
+
+def test_leases_go_ahead_of_threads_where_answers_come_fast(fast, owner):
+    assert fast.slot.free == 4
+    for id_ in range(1, 5):
+        fast.lease(id_)
+    assert fast.slot.free == 0
+    assert owner.begun_ids == [0, 1, 2]
+    fast.finish(2)
+    assert owner.begun_ids == [0, 1, 2, 3]
+    assert fast.slot.free == 1
+
+
+def test_no_lease_goes_ahead_where_answers_take_their_time_or_none_came_yet(fast, owner):
+    assert Slot(0, 2, FakeSeat, owner, ahead_seconds=0.001).window == 0
+    for number in range(30):
+        fast.finish(fast.lease(10 + number), 0.1)
+    assert fast.slot.free == 2
+
+
+def test_failures_do_not_make_a_worker_seem_fast(owner):
+    slot = Slot(0, 2, FakeSeat, owner, ahead_seconds=0.001)
+    slot.start()
+    slot.deliver(Ready(1))
+    slot.lease(job(1), 1.0)
+    slot.deliver(Outcome(1, failure=Failure("connection", "refused", retryable=True), seconds=0.0001))
+    assert slot.free == 2
+
+
+def test_of_a_process_that_dies_only_what_had_been_begun_is_an_orphan(fast, owner):
+    for id_ in range(1, 5):
+        fast.lease(id_)
+    fast.slot.lost()
+    assert (owner.orphans, owner.returned_ids) == ([[1, 2]], [3, 4])
+    assert [fast.jobs[id_].attempts for id_ in range(1, 5)] == [1, 1, 0, 0]
+    assert (len(fast.slot.held), len(fast.slot.waiting)) == (0, 0)
+
+
+def test_what_a_worker_gives_back_was_no_attempt(fast, owner):
+    for id_ in range(1, 5):
+        fast.lease(id_)
+    fast.finish(1)  # 3 seems to have been begun; but the worker had given it back before
+    fast.slot.deliver(Returned((3, 4, 99)))
+    assert owner.returned_ids == [3, 4]
+    assert [fast.jobs[id_].attempts for id_ in (3, 4)] == [0, 0]
+    assert (list(fast.slot.held), len(fast.slot.waiting)) == ([2], 0)
+
+
+def test_a_lease_that_has_waited_for_long_is_called_back_and_none_goes_ahead_any_more(fast):
+    for id_ in range(1, 4):
+        fast.lease(id_)
+    fast.now += 0.9
+    fast.slot.recall_stale(fast.now)
+    assert Recall() not in fast.slot.seat.posted
+    fast.now += 0.2
+    fast.slot.recall_stale(fast.now)
+    assert fast.slot.seat.posted[-1] == Recall()
+    fast.slot.deliver(Returned((3,)))
+    assert fast.slot.free == 0
+
+
+def test_a_lease_that_had_to_wait_is_not_older_than_its_beginning(fast):
+    for id_ in range(1, 4):
+        fast.lease(id_)
+    fast.now += 50.0
+    fast.finish(1, 50.0)
+    assert fast.slot.held[3].since == 150.0
 
 
 # --- what a worker makes of its handler ---------------------------------------------------------
@@ -218,3 +320,46 @@ def test_a_value_that_cannot_be_sent_is_a_final_failure_of_its_row_alone(ask):
     assert "pickle" in failed.failure.message
     assert not failed.failure.retryable
     assert fine.value == ("next", 1)
+
+
+class Holding(Handler):
+    """Waits until it may go on."""
+
+    def __init__(self, closed, begun, go_on):
+        super().__init__(closed)
+        self._begun, self._go_on = begun, go_on
+
+    def __call__(self, payload, attempt, route):
+        self._begun.set()
+        assert self._go_on.wait(20)
+
+
+@pytest.mark.parametrize("request_", [Recall(), Stop()], ids=["recall", "stop"])
+def test_a_worker_gives_back_what_it_has_not_begun_when_asked_to(owner, closed, request_):
+    begun, go_on = threading.Event(), threading.Event()
+    args = (1, Holding, (closed, begun, go_on))
+    reactor = Reactor()
+    slot = Slot(0, 1, lambda: ThreadSeat(worker_main, args, name="w"), owner)
+    slot.start()
+    reactor.watch(slot)
+    while not slot.ready:
+        reactor.poll(1.0)
+    slot.lease(job(1), 1.0)
+    reactor.flush()
+    assert begun.wait(20)
+    for id_ in (2, 3):
+        slot.lease(job(id_), 1.0)
+    slot.seat.outbox.post(request_)
+    reactor.flush()
+    while not owner.returned_ids:
+        reactor.poll(1.0)
+    assert (owner.returned_ids, owner.settled) == ([2, 3], [])
+    go_on.set()
+    slot.stop()
+    reactor.flush()
+    while slot.seat is not None:
+        reactor.poll(1.0)
+    assert [id_ for id_, _ in owner.settled] == [1]
+    assert owner.orphans == [[]]
+    assert closed.is_set()
+    reactor.close()

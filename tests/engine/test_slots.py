@@ -49,8 +49,14 @@ class Owner:
     def leasing(self, slot, job):
         self.told.append(("leasing", slot.number, job.id))
 
+    def begun(self, slot, job):
+        pass
+
     def settle(self, slot, job, outcome):
         self.told.append(("settle", slot.number, job.id))
+
+    def returned(self, slot, job):
+        self.told.append(("returned", slot.number, job.id))
 
     def said(self, slot, what):
         self.told.append(("said", slot.number, what))
