@@ -378,6 +378,18 @@ def identify(
     so that a reordered table asks the same questions.
     """
     filled = sorted((name, value) for name, value in variables if value and not name.startswith(PARAM_PREFIX))
+    return identity_of(provider, model, filled, params, sources, repeat)
+
+
+def identity_of(
+    provider: str,
+    model: str,
+    filled: list[tuple[str, str]],
+    params: dict[str, Any],
+    sources: bytes,
+    repeat: int,
+) -> str:
+    """As `identify`; `filled`: the variables that count, in the order of their names."""
     text = orjson.dumps(
         [provider, model, filled, params, repeat], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
     )

@@ -24,11 +24,12 @@ from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.job import Job
 from parallamr_mp.prefixes import prefixes
 from parallamr_mp.prompts import Template
+from parallamr_mp.questions import Questions
 from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.scan import cells_key, row_key
 from parallamr_mp.resume import Formerly, Identities
-from parallamr_mp.schemas import FORMAT_PARAMS, response_format
+from parallamr_mp.schemas import response_format
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
 
@@ -62,7 +63,8 @@ class Plan:
     ) -> None:
         """`schema` is the JSON schema that rows ask for unless they bring a format of their own."""
         self._config, self._table, self._sources, self.outputs = config, table, sources, outputs
-        self._format = {} if schema is None else {"response_format": response_format(schema)}
+        form = {} if schema is None else {"response_format": response_format(schema)}
+        self._questions = Questions(table, config.params, form)
         self.input_columns = table.columns
         self.columns = columns_for(table.columns)
         self.survey = Survey()
@@ -126,8 +128,10 @@ class Plan:
             survey.experiments += repeat
             if self._config.resume:
                 _, digest = self._inputs(values)
+                asked = self._questions.params(experiment)
                 for index in range(repeat):
-                    survey.asked.ids.append(int(self._identity(experiment, values, digest, index), 16))
+                    identity = self._questions.identity(experiment, asked, digest, index)
+                    survey.asked.ids.append(int(identity, 16))
                     survey.asked.keys.append(row_key(experiment.row_number, index))
                     survey.asked.cells.append(cells_key(experiment.values, index))
                     survey.asked.files.append(file)
@@ -154,20 +158,6 @@ class Plan:
             text = f"input file {error}"
             return Failure("input_file", text), blake2b(text.encode(), digest_size=16).digest()
 
-    def _params(self, experiment: Experiment) -> dict[str, Any]:
-        params = {**self._config.params, **self._table.params(experiment)}
-        return params if params.keys() & FORMAT_PARAMS else {**self._format, **params}
-
-    def _identity(self, experiment: Experiment, values: dict[str, str], digest: bytes, repeat: int) -> str:
-        return identify(
-            provider=experiment.provider,
-            model=experiment.model,
-            variables=[item for item in values.items() if item[0] not in {"provider", "model"}],
-            params=self._params(experiment),
-            sources=digest,
-            repeat=repeat,
-        )
-
     # ── further passes, to resume from files of another layout ───────────────
 
     def formerly(self, layout: Layout) -> Formerly:
@@ -180,10 +170,20 @@ class Plan:
             inputs, digest = self._inputs(values)
             texts = inputs if isinstance(inputs, Inputs) else self.static_inputs
             unused = lacks - _names_in(texts) if texts is not None else set()
-            then = {name: value for name, value in values.items() if name not in unused}
+            unused |= {"provider", "model"}
+            then = [pair for pair in values.items() if pair[0] not in unused]
+            params = self._questions.params(experiment)
             cells = [experiment.values[number] for number in shared]
             for repeat in range(self._config.repeat):
-                formerly.ids.append(int(self._identity(experiment, then, digest, repeat), 16))
+                identity = identify(
+                    provider=experiment.provider,
+                    model=experiment.model,
+                    variables=then,
+                    params=params,
+                    sources=digest,
+                    repeat=repeat,
+                )
+                formerly.ids.append(int(identity, 16))
                 formerly.cells.append(cells_key(cells, repeat))
         return formerly
 
@@ -211,67 +211,80 @@ class Plan:
         Its `id` is its ordinal in the run. Raises `InputChanged` when the table is
         not what it was in the first pass.
         """
+        done, repeats, ordinal = self.done, self._config.repeat, 0
+        templated, measures = self._sources.templated, self.meter is not None or bool(self.replicated)
+        by_name = templated or measures or self.outputs.templated
+        checks = self._read is not None or bool(self.survey.asked.cells)
+        values: dict[str, str] = {}
+        inputs, digest = (None, b"") if templated else self._inputs(values)
         try:
-            yield from self._jobs(provider)
+            for experiment in self._rows():
+                if ordinal >= self.survey.experiments:
+                    raise self._changed()
+                others = provider is not None and experiment.provider != provider
+                if others and experiment.provider not in self._providers:
+                    raise self._changed()
+                if others or (done is not None and all(done[ordinal : ordinal + repeats])):
+                    ordinal += repeats
+                    continue
+                if by_name:
+                    values = self._table.variables(experiment)
+                    if templated:
+                        inputs, digest = self._inputs(values)
+                params = self._questions.params(experiment)
+                file = self.outputs.number(experiment, values) if self.outputs.templated else 0
+                failure = inputs if isinstance(inputs, Failure) else None
+                own = inputs if isinstance(inputs, Inputs) else None
+                size = sum(map(len, experiment.values))
+                if own is not None:
+                    size += len(own.prompt) + sum(len(text) for _, text in own.documents)
+                for repeat in range(repeats):
+                    if done is None or not done[ordinal]:
+                        if checks:
+                            self._check_read(ordinal, experiment, repeat)
+                        task = RowTask(
+                            experiment.row_number,
+                            repeat,
+                            self._questions.identity(experiment, params, digest, repeat),
+                            file,
+                            experiment.provider,
+                            experiment.model,
+                            experiment.values,
+                            params,
+                            own,
+                        )
+                        job = Job(ordinal, experiment.provider, task, size=size, verdict=failure)
+                        job.label, job.model = f"row {experiment.row_number}", experiment.model
+                        if measures and failure is None:
+                            self._measure(job, task, values)
+                        yield job
+                    ordinal += 1
         except BadInput as error:
             raise self._changed() from error
-
-    def _jobs(self, provider: str | None) -> Iterator[Job]:
-        config, done, asked = self._config, self.done, self.survey.asked
-        ordinal = 0
-        for experiment in self._rows():
-            if ordinal >= self.survey.experiments:
-                raise self._changed()
-            others = provider is not None and experiment.provider != provider
-            if others and experiment.provider not in self._providers:
-                raise self._changed()
-            if others or (done is not None and all(done[ordinal : ordinal + config.repeat])):
-                ordinal += config.repeat
-                continue
-            values = self._table.variables(experiment)
-            inputs, digest = self._inputs(values)
-            params = self._params(experiment)
-            file = self.outputs.number(experiment, values)
-            label = f"row {experiment.row_number}"
-            size = sum(map(len, experiment.values))
-            if isinstance(inputs, Inputs):
-                size += len(inputs.prompt) + sum(len(text) for _, text in inputs.documents)
-            for repeat in range(config.repeat):
-                if done is None or not done[ordinal]:
-                    # What was matched with earlier results has to be what is asked now.
-                    if asked.cells and asked.cells[ordinal] != cells_key(experiment.values, repeat):
-                        raise self._changed()
-                    if self._read is not None:
-                        if self._read[ordinal]:
-                            raise self._changed()
-                        self._read[ordinal] = 1
-                    identity = self._identity(experiment, values, digest, repeat)
-                    failure = inputs if isinstance(inputs, Failure) else None
-                    task = RowTask(
-                        experiment.row_number,
-                        repeat,
-                        identity,
-                        file,
-                        experiment.provider,
-                        experiment.model,
-                        experiment.values,
-                        params,
-                        None if isinstance(inputs, Failure) else inputs,
-                    )
-                    job = Job(ordinal, experiment.provider, task, size=size, label=label, verdict=failure)
-                    job.model = experiment.model
-                    if experiment.provider in self.replicated and failure is None:
-                        texts = inputs if isinstance(inputs, Inputs) else self.static_inputs
-                        if texts is not None:
-                            job.prefixes = prefixes(experiment.model, texts, values)
-                    if self.meter is not None and failure is None:
-                        measured = self.meter.measure(task, values)
-                        job.characters, job.max_tokens = measured.characters, measured.max_tokens
-                        job.cost = measured.cost or 0.0
-                    yield job
-                ordinal += 1
         if ordinal < self.survey.experiments:
             raise self._changed()
+
+    def _check_read(self, ordinal: int, experiment: Experiment, repeat: int) -> None:
+        """Raises `InputChanged` for what is not what the first pass saw, or was given out before."""
+        asked = self.survey.asked
+        # What was matched with earlier results has to be what is asked now.
+        if asked.cells and asked.cells[ordinal] != cells_key(experiment.values, repeat):
+            raise self._changed()
+        if self._read is not None:
+            if self._read[ordinal]:
+                raise self._changed()
+            self._read[ordinal] = 1
+
+    def _measure(self, job: Job, task: RowTask, values: Mapping[str, str]) -> None:
+        """Notes how the request begins and what it may take, as far as anybody wants to know."""
+        if task.provider in self.replicated:
+            texts = task.inputs or self.static_inputs
+            if texts is not None:
+                job.prefixes = prefixes(task.model, texts, values)
+        if self.meter is not None:
+            measured = self.meter.measure(task, values)
+            job.characters, job.max_tokens = measured.characters, measured.max_tokens
+            job.cost = measured.cost or 0.0
 
     def _changed(self) -> InputChanged:
         return InputChanged(

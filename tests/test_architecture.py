@@ -39,6 +39,7 @@ MAP = {
     "truncated": (2, "rows"),
     "outputs": (2, "rows"),
     "plan": (3, "sweep"),
+    "questions": (3, "sweep"),
     "past": (3, "sweep"),
     "resume": (3, "sweep"),
     "rescue": (3, "sweep"),
