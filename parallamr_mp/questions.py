@@ -51,9 +51,7 @@ class Questions:
 
 def _picker(places: Sequence[int]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
     """What takes the cells at these places out of a row, in this order."""
-    match places:
-        case []:
-            return lambda values: ()  # noqa: ARG005
-        case [place]:
-            return lambda values: (values[place],)
-    return itemgetter(*places)
+    if len(places) > 1:
+        return itemgetter(*places)
+    start = places[0] if places else 0
+    return itemgetter(slice(start, start + len(places)))  # of one place alone it would not make a tuple

@@ -135,7 +135,8 @@ class Slots:
             for slot in self._slots:
                 if (free := slot.window - len(slot.held)) > most:
                     roomiest, most = slot, free
-            self._lease(roomiest, job, now)
+            self._owner.leasing(roomiest, job)
+            roomiest.lease(job, now)
             return
         self._suspects.append(job)
         if not any(slot.reserved for slot in self._slots):
@@ -148,17 +149,15 @@ class Slots:
             if slot.reserved and slot.ready and not slot.held:
                 slot.reserve(bool(self._suspects))
                 if self._suspects:
-                    self._lease(slot, self._suspects.popleft(), now)
+                    job = self._suspects.popleft()
+                    self._owner.leasing(slot, job)
+                    slot.lease(job, now)
 
     def drop_suspects(self) -> list[Job]:
         """Takes back the jobs that wait for a worker of their own."""
         dropped = list(self._suspects)
         self._suspects.clear()
         return dropped
-
-    def _lease(self, slot: Slot, job: Job, now: float) -> None:
-        self._owner.leasing(slot, job)
-        slot.lease(job, now)
 
     # ── what slots report ────────────────────────────────────────────────────
 

@@ -87,7 +87,7 @@ class CircuitBreaker:
         """The other side has answered; also if it only said that it is too busy."""
         if probe:
             self._close(now)
-        elif self._counts(leased_at):
+        elif self._until is None and leased_at >= self._closed_at:
             self._last.append(False)
             self._row = 0
 
@@ -95,7 +95,7 @@ class CircuitBreaker:
         """The other side was not reached, did not answer, or answered that it cannot work."""
         if probe:
             self._open(now)
-        elif self._counts(leased_at):
+        elif self._until is None and leased_at >= self._closed_at:
             self._last.append(True)
             self._row += 1
             full = len(self._last) == self._last.maxlen
@@ -106,9 +106,6 @@ class CircuitBreaker:
         """The lease came to nothing that says anything about the other side: a worker died, say."""
         if probe:
             self._probing = False
-
-    def _counts(self, leased_at: float) -> bool:
-        return self._until is None and leased_at >= self._closed_at
 
     def _close(self, now: float) -> None:
         self._until = None

@@ -45,9 +45,10 @@ class TokenEstimator:
 
     def learn(self, characters: int, input_tokens: int, output_tokens: int) -> None:
         """Takes in what the provider counted for a request with that many characters."""
-        expected, seen = self._share(characters), input_tokens / (characters or 1)
+        size, seen = characters.bit_length(), input_tokens / (characters or 1)
+        expected = self._shares.get(size) or self._share(characters)
         # At once upwards, slowly downwards: the larger of the two is that.
-        self._shares[characters.bit_length()] = max(seen, expected + (seen - expected) * _FORGETS)
+        self._shares[size] = max(seen, expected + (seen - expected) * _FORGETS)
         self._output = max(output_tokens, self._output + (output_tokens - self._output) * _FORGETS)
         self._doubt *= 1 - _FORGETS
 

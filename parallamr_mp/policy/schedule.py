@@ -100,7 +100,9 @@ class Schedule:
 
     def add(self, job: Job) -> None:
         """Makes the job ready now."""
-        self._make_ready(job, self._park(job))
+        lane = self._park(job)
+        lane.key.ready += 1
+        heapq.heappush(lane.ready, (job.id, job))
 
     def wait(self, job: Job, due: float) -> None:
         """Makes the job ready at the time `due`."""
@@ -112,11 +114,6 @@ class Schedule:
         lane.key.parked += 1
         self.parked_bytes += job.size
         return lane
-
-    @staticmethod
-    def _make_ready(job: Job, lane: _Lane) -> None:
-        heapq.heappush(lane.ready, (job.id, job))
-        lane.key.ready += 1
 
     def _take_out(self, lane: _Lane) -> Job:
         """The lane's first job, which is held here no longer."""
@@ -145,7 +142,9 @@ class Schedule:
         """The earliest job that may go, charged as in flight and with its route; None when there is none."""
         while self._waiting and self._waiting[0][0] <= now:
             job = heapq.heappop(self._waiting)[2]
-            self._make_ready(job, self._lanes[job.key, job.model])
+            lane = self._lanes[job.key, job.model]
+            lane.key.ready += 1
+            heapq.heappush(lane.ready, (job.id, job))
         self._soonest, self.broke = math.inf, ""
         if self._total is not None and self.full:
             return None

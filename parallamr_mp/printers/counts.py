@@ -25,14 +25,14 @@ class RunCounts:
     def count(self, event: events.Event) -> None:
         """Takes an event into account."""
         match event:
-            case events.RunStarted():
-                self.total, self.done, self.initial = event.total, event.done, event.done
-                self.started = self._clock()
             case events.RowDone():
                 self.done += 1
                 self.tokens += event.input_tokens + event.output_tokens
                 self.by_status[event.status] += 1
                 self.cost += event.cost_usd or 0.0
+            case events.RunStarted():
+                self.total, self.done, self.initial = event.total, event.done, event.done
+                self.started = self._clock()
             case events.Pulse():
                 self.pulse = event
             case events.RunFinished():

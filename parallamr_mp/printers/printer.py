@@ -97,7 +97,7 @@ class ParallelEventPrinter:
         elif self._realtime:
             self._tell(event)
         else:
-            if isinstance(event, events.RunStarted | events.RunFinished):
+            if isinstance(event, (events.RunStarted, events.RunFinished)):
                 self._in_run = isinstance(event, events.RunStarted)
                 self._quiet |= self._groups.give_up()
             self._runs.show(event)

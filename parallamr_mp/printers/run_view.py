@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from parallamr_mp import events
+from parallamr_mp.models import Status
 from parallamr_mp.printers.counts import RunCounts
 from parallamr_mp.printers.screen import Bar, Screen
 from parallamr_mp.printers.tell import Teller
@@ -35,6 +36,8 @@ class RunView:
             self._next = self._clock() + self._interval
             self._recent.clear()
         self._counts.count(event)
+        if isinstance(event, events.RowDone) and event.status is not Status.ERROR:
+            return  # the rule, and nothing to tell
         if (text := self._teller.line(event)) is not None:
             self._screen.write(one_line(text))
         match event:
