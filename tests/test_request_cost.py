@@ -44,6 +44,13 @@ def asker(server, monkeypatch) -> Iterator[Asker]:
     made.close()
 
 
+def warmed(asker: Asker, provider: str = "openai") -> Asker:
+    """What is done once, or once a connection, is done by then."""
+    for number in range(3):
+        asker(task(number, provider), 1, "")
+    return asker
+
+
 def calls_of(asker: Asker, this: RowTask) -> tuple[int, int]:
     """Calls of Python functions, and of all, for one request; of this thread alone."""
     python = every = 0
@@ -64,8 +71,7 @@ def calls_of(asker: Asker, this: RowTask) -> tuple[int, int]:
 
 @pytest.mark.parametrize("provider", ["openai", "ollama"])
 def test_a_request_takes_few_calls(asker, server, provider):
-    for number in range(3):  # what is done once is done by then
-        asker(task(number, provider), 1, "")
+    warmed(asker, provider)
     python, every = calls_of(asker, task(9, provider))
     assert len(server.requests) == 4
     assert server.connections == 1
@@ -73,17 +79,43 @@ def test_a_request_takes_few_calls(asker, server, provider):
     assert every <= MOST_CALLS
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere an idle connection is polled")
+@pytest.mark.parametrize("provider", ["openai", "ollama"])
+def test_a_request_lets_go_of_the_interpreters_lock_to_send_and_to_receive_and_for_nothing_else(
+    asker, provider
+):
+    warmed(asker, provider)
+    called: list[str] = []
+
+    def note(_frame, event, function):
+        if event == "c_call":
+            called.append(function.__qualname__)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        asker(task(9, provider), 1, "")
+    finally:
+        sys.setprofile(before)
+    slow = [name for name in called if name.startswith(("socket.", "_SSLSocket.", "poll", "select"))]
+    assert [name for name in slow if name not in {"socket.getsockopt", "socket.gettimeout"}] == [
+        "socket.sendall",
+        "socket.recv",
+    ]
+    assert not {"sleep", "lock.acquire", "RLock.acquire"} & set(called)
+
+
 def test_more_context_files_take_no_more_calls(asker):
-    asker(task(0, "openai"), 1, "")
+    warmed(asker)
     few = calls_of(asker, task(9, "openai"))
     documents = tuple((f"{number}.txt", f"text {number}") for number in range(50))
     asker._spec = AttemptSpec(COLUMNS, Inputs(INPUTS.prompt, documents, INPUTS.system), 30.0, 2)
-    asker(task(0, "openai"), 1, "")
+    warmed(asker)
     assert calls_of(asker, task(9, "openai")) == few
 
 
 def test_more_columns_take_no_more_calls_of_python_functions(asker):
-    asker(task(0, "openai"), 1, "")
+    warmed(asker)
     few, _ = calls_of(asker, task(9, "openai"))
     more = tuple(f"column {number}" for number in range(50))
     asker._spec = AttemptSpec((*COLUMNS, *more), INPUTS, 30.0, 2)

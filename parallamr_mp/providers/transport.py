@@ -14,7 +14,6 @@ urllib3's pool, writes to it and reads from it (`wire`), and puts it back.
 from __future__ import annotations
 
 import http.client
-import select
 import socket
 import ssl
 import threading
@@ -31,6 +30,7 @@ from urllib3.util import parse_url
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from parallamr_mp._version import __version__
+from parallamr_mp.providers.arrivals import Arrivals
 from parallamr_mp.providers.deadlines import Call, Watchdog
 from parallamr_mp.providers.environment import ProxyRules, ca_bundle, proxy_rules, tls_context
 from parallamr_mp.providers.exchange import HttpReply
@@ -110,7 +110,7 @@ class _Watched(HTTPConnection):
     idle_since: float | None = None
     cut: Callable[[], object] | None = None
     """Ends all reading and writing, from any thread."""
-    _poll: Any = None
+    _arrivals: Arrivals | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -118,7 +118,8 @@ class _Watched(HTTPConnection):
         if self.idle_since is not None and time.monotonic() - self.idle_since > IDLE_SECONDS:
             return False
         # Nothing has been asked, so whatever has arrived is the end, or belongs to nobody.
-        return super().is_connected if self._poll is None else not self._poll(0)
+        nothing = None if self._arrivals is None else self._arrivals.none()
+        return super().is_connected if nothing is None else nothing
 
     def _new_conn(self) -> socket.socket:
         # Here and not only in `connect`: a proxy's answer to CONNECT can drip as well.
@@ -144,10 +145,7 @@ class _Watched(HTTPConnection):
         """
         connected: Any = self.sock
         connected.settimeout(None)
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(connected, select.POLLIN)
-            self._poll = poll.poll
+        self._arrivals = Arrivals(connected, _inner(connected))
         self.cut = _cut_of(connected)
         return self.cut
 
@@ -160,7 +158,7 @@ class _Watched(HTTPConnection):
         super().request(*args, **kwargs)
 
     def close(self) -> None:
-        self.cut = self._poll = None
+        self.cut = self._arrivals = None
         super().close()
 
 
@@ -168,11 +166,16 @@ class _WatchedTLS(_Watched, HTTPSConnection):
     """As `_Watched`, over TLS."""
 
 
+def _inner(connected: Any) -> socket.socket:
+    """The TCP socket: TLS within TLS has it inside an SSLTransport."""
+    inner: socket.socket = connected if isinstance(connected, socket.socket) else connected.socket
+    return inner
+
+
 def _cut_of(connected: Any) -> Callable[[], object]:
     # Not the object's own `shutdown`: an SSLSocket's would make the other thread read
-    # ciphertext as if it were plain. TLS within TLS has the socket inside an SSLTransport.
-    inner = connected if isinstance(connected, socket.socket) else connected.socket
-    return partial(socket.socket.shutdown, inner, socket.SHUT_RDWR)
+    # ciphertext as if it were plain.
+    return partial(socket.socket.shutdown, _inner(connected), socket.SHUT_RDWR)
 
 
 class DeadlineAdapter(HTTPAdapter):
