@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from parallamr_mp.errors import BadInput
 from parallamr_mp.models import Status
 from parallamr_mp.outputs import Output
-from parallamr_mp.results.records import encode_record
-from parallamr_mp.results.scan import Scan, complete_records, scan_results
+from parallamr_mp.results.records import complete_records, encode_record
+from parallamr_mp.results.scan import Scan, scan_results
 from parallamr_mp.results.writer import IncrementalCSVWriter
 from parallamr_mp.resume import Identities
 

@@ -26,9 +26,9 @@ from parallamr_mp.plan import Plan
 from parallamr_mp.prepare import Injected, make_plan
 from parallamr_mp.results.lock import holder
 from parallamr_mp.results.manifest import load_manifest, manifest_path
-from parallamr_mp.results.records import columns_for, decode_record
+from parallamr_mp.results.records import columns_for, complete_records, decode_record
 from parallamr_mp.results.rescue_file import rescue_files, rescue_files_of_others
-from parallamr_mp.results.scan import Scan, complete_records, row_of, scan_results
+from parallamr_mp.results.scan import Scan, row_of, scan_results
 from parallamr_mp.text import count
 
 _EXAMPLES = 3

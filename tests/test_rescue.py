@@ -10,9 +10,9 @@ from parallamr_mp.attempt import Asker
 from parallamr_mp.models import RESULT_COLUMNS, Inputs, Status, Unsaved
 from parallamr_mp.outputs import Output
 from parallamr_mp.rescue import adopt
-from parallamr_mp.results.records import columns_for, decode_record, encode_record
+from parallamr_mp.results.records import columns_for, complete_records, decode_record, encode_record
 from parallamr_mp.results.rescue_file import rescue_files
-from parallamr_mp.results.scan import complete_records, row_key, scan_results
+from parallamr_mp.results.scan import row_key, scan_results
 from parallamr_mp.resume import Identities
 
 INPUT = ("provider", "model", "topic")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 from parallamr_mp.models import RESULT_COLUMNS
 
@@ -93,3 +94,19 @@ def decode_record(record: bytes) -> list[str]:
 def columns_for(input_columns: Sequence[str]) -> tuple[str, ...]:
     """The header of the results of an input with these columns."""
     return (*input_columns, *RESULT_COLUMNS)
+
+
+def complete_records(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Each complete record, with the offset of its end. Stops before a torn one."""
+    end, quotes = 0, 0
+    parts: list[bytes] = []
+    for line in stream:
+        quotes += line.count(b'"')
+        parts.append(line)
+        # Inside a quoted cell the number of quotes seen so far is odd: quotes
+        # within it are doubled, and a line feed never stands between the two.
+        if quotes % 2 == 0 and line.endswith(b"\n"):
+            record = parts[0] if len(parts) == 1 else b"".join(parts)
+            end += len(record)
+            yield end, record
+            parts, quotes = [], 0

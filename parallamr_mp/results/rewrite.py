@@ -19,8 +19,8 @@ from parallamr_mp.errors import OutputError
 from parallamr_mp.models import RESULT_COLUMNS
 from parallamr_mp.results.extract import extract_json
 from parallamr_mp.results.flatten import ColumnNames, exceeds, flatten
-from parallamr_mp.results.records import decode_record, encode_record, guard, unguarded
-from parallamr_mp.results.scan import Scan, complete_records, row_of
+from parallamr_mp.results.records import complete_records, decode_record, encode_record, guard, unguarded
+from parallamr_mp.results.scan import Scan, row_of
 
 MAX_DEPTH = 6
 MAX_ITEMS = 50

@@ -18,28 +18,12 @@ from typing import BinaryIO, NoReturn
 from parallamr_mp.errors import BadInput, ColumnsMismatch
 from parallamr_mp.models import RESULT_COLUMNS, Status
 from parallamr_mp.results.layout import Layout, layout_of
-from parallamr_mp.results.records import decode_record, encode_record, unguarded
+from parallamr_mp.results.records import complete_records, decode_record, encode_record, unguarded
 
 _BOM = b"\xef\xbb\xbf"
 
 STATUSES = tuple(Status)
 _STATUS_CODES = {status.value: code for code, status in enumerate(STATUSES)}
-
-
-def complete_records(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Each complete record, with the offset of its end. Stops before a torn one."""
-    end, quotes = 0, 0
-    parts: list[bytes] = []
-    for line in stream:
-        quotes += line.count(b'"')
-        parts.append(line)
-        # Inside a quoted cell the number of quotes seen so far is odd: quotes
-        # within it are doubled, and a line feed never stands between the two.
-        if quotes % 2 == 0 and line.endswith(b"\n"):
-            record = parts[0] if len(parts) == 1 else b"".join(parts)
-            end += len(record)
-            yield end, record
-            parts, quotes = [], 0
 
 
 @dataclass(slots=True)

@@ -22,8 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from parallamr_mp.errors import BadInput, ColumnsMismatch, OutputError, WriterClosed
-from parallamr_mp.results.records import decode_record, encode_record
-from parallamr_mp.results.scan import complete_records
+from parallamr_mp.results.records import complete_records, decode_record, encode_record
 
 _STDOUT = 1
 READER_SECONDS = 5.0

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from parallamr_mp.errors import BadInput, ColumnsMismatch
 from parallamr_mp.models import RESULT_COLUMNS
-from parallamr_mp.results.records import columns_for, encode_record
-from parallamr_mp.results.scan import STATUSES, Finished, Scan, complete_records, row_key, scan_results
+from parallamr_mp.results.records import columns_for, complete_records, encode_record
+from parallamr_mp.results.scan import STATUSES, Finished, Scan, row_key, scan_results
 
 COLUMNS = columns_for(("provider", "model", "topic"))
 HEADER = encode_record(COLUMNS)
