@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import requests
-
-from parallamr_mp.config import Price
 from parallamr_mp.crossing import crossing
 from parallamr_mp.models import Allowance, Failure, Inputs, Reply, Status
 from parallamr_mp.policy.cost import paid
 from parallamr_mp.providers.answers import TRUNCATED, is_cut
-from parallamr_mp.providers.base import Provider
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.schemas import json_in, misfit, schema_asked
 from parallamr_mp.text import count, utc
+
+if TYPE_CHECKING:
+    import requests
+
+    from parallamr_mp.providers.base import Provider
+    from parallamr_mp.tariff import Price
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from parallamr_mp.errors import BadInput
 from parallamr_mp.models import RESERVED_PARAMS
+from parallamr_mp.tariff import Price
 
 MAX_DEFAULT_PROCS = 4
 DEFAULT_THREADS = 8
@@ -32,28 +33,6 @@ class EndpointSpec:
     concurrency: int | None = None
     rpm: float | None = None
     tpm: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PriceTier:
-    """What all tokens of a request cost, in USD a million, when its input is that large."""
-
-    above: int
-    """Holds for more input tokens than that."""
-    input: float
-    output: float
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a model's tokens cost, in USD a million."""
-
-    input: float
-    output: float
-    request: float = 0.0
-    """USD that each request costs besides."""
-    tiers: tuple[PriceTier, ...] = ()
-    """Instead of `input` and `output`, for large inputs; in rising order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
-from parallamr_mp.config import EndpointSpec, Price, RunConfig
+from parallamr_mp.config import EndpointSpec, RunConfig
 from parallamr_mp.models import ChatRequest, Reply
 from parallamr_mp.policy.cost import FREE
 from parallamr_mp.prices import PriceTable, Terms, load_table, may_be_listed, table_installed
 from parallamr_mp.providers.base import ModelCatalogue, PriceList, Provider, ProviderSettings, is_free
 from parallamr_mp.providers.registry import build_provider
+from parallamr_mp.tariff import Price
 
 Model = tuple[str, str]
 """Provider and model."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from parallamr_mp.config import Price, PriceTier
+from parallamr_mp.tariff import Price, PriceTier
 
 EXTRA = "pip install 'parallamr-mp[cost]'"
 """What makes a table known."""

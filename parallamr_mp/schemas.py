@@ -3,8 +3,8 @@
     --json-schema FILE ─► parse_schema ─► response_format ─┐
     param:response_format, ollama's param:format ──────────┴─► schema_asked ─► misfit(schema, json_in(answer))
 
-`jsonschema` is imported when the first schema is used, and costs a worker
-without one nothing. References are followed inside a schema and to the
+`jsonschema`, and what else only schemas need, is imported when the first one is
+used, and costs a worker without one nothing. References are followed inside a schema and to the
 metaschemas that the library brings along; nothing is ever fetched. `format` is
 an annotation, as draft 2020-12 has it, and not checked.
 
@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import orjson
 
 from parallamr_mp.errors import BadInput
-from parallamr_mp.experiments import check_sendable
-from parallamr_mp.results.extract import fences
 from parallamr_mp.text import one_line
 
 if TYPE_CHECKING:
@@ -55,6 +53,8 @@ class SchemaProblem(ValueError):  # noqa: N818  - named for what it tells
 
 def parse_schema(text: str, file: str) -> dict[str, Any]:
     """The schema that a file holds. Raises `BadInput`, naming the place, for anything but a JSON schema."""
+    from parallamr_mp.experiments import check_sendable  # noqa: PLC0415  - no worker needs it
+
     try:
         schema = orjson.loads(text)
         check_sendable(schema, text)
@@ -163,6 +163,8 @@ def json_in(text: str) -> Any:
         return _loads(text.removeprefix("\ufeff"))
     except ValueError as error:
         why = str(error)
+    from parallamr_mp.results.extract import fences  # noqa: PLC0415  - seldom needed
+
     for fence in fences(text):
         if fence.label in {"", "json"}:
             try:

@@ -23,6 +23,7 @@ MAP = {
     "frozen": (0, "base"),
     "errors": (0, "base"),
     "config": (0, "base"),
+    "tariff": (0, "base"),
     "_version": (0, "base"),
     "policy": (1, "policy"),
     "providers": (1, "providers"),
@@ -68,7 +69,7 @@ MAP = {
     "": (4, "top"),
 }
 MAY = {("cli", "runner"), ("top", "cli"), ("top", "runner"), ("parallel", "engine")}
-LAZY = {"", "__main__", "events", "providers.registry", "sweep"}
+LAZY = {"", "__main__", "events", "providers.registry", "schemas", "sweep"}
 """May import our own code inside functions: what a worker shall not load, or may not need."""
 MAY_PRINT = ("cli", "printers")
 

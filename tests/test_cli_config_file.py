@@ -11,8 +11,9 @@ from support.cli import Place, run_cli
 from support.options import invocation, understood
 
 from parallamr_mp.cli.options import BY_NAME, IN_FILES, OPTIONS, Kind
-from parallamr_mp.config import EndpointSpec, Price
+from parallamr_mp.config import EndpointSpec
 from parallamr_mp.errors import BadInput
+from parallamr_mp.tariff import Price
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,9 @@ import pytest
 from support.options import understood
 
 from parallamr_mp.cli.options import OPTIONS
-from parallamr_mp.config import EndpointSpec, Price, RunConfig
+from parallamr_mp.config import EndpointSpec, RunConfig
 from parallamr_mp.errors import BadInput
+from parallamr_mp.tariff import Price
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp.cli import values
-from parallamr_mp.config import Price
 from parallamr_mp.errors import BadInput
+from parallamr_mp.tariff import Price
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=",="), min_size=1)

@@ -7,7 +7,7 @@ from support.behaviours import answer, status
 from support.cli import FAKE_KEY, read_rows, write_table
 
 from parallamr_mp import BadInput, create_experiment_runner
-from parallamr_mp.config import Price
+from parallamr_mp.tariff import Price
 
 PRICES = {"openai/a": Price(2, 10), "openrouter/a": Price(2, 10)}
 

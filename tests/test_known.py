@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from parallamr_mp import lookups
-from parallamr_mp.config import Price, RunConfig
+from parallamr_mp.config import RunConfig
 from parallamr_mp.lookups import Known, Scouts, look_up
 from parallamr_mp.policy.cost import FREE
 from parallamr_mp.prices import Terms
+from parallamr_mp.tariff import Price
 
 PUBLIC = "https://api.example.com/v1"
 GIVEN, TOLD, TABLED = Price(1, 2), Price(3, 4), Price(5, 6)

@@ -6,9 +6,9 @@ from support.cli import Place, run_cli
 
 from parallamr_mp import create_experiment_runner, lookups
 from parallamr_mp.cli.plan import format_preview
-from parallamr_mp.config import Price
 from parallamr_mp.estimate import ASSUMPTIONS, CHAT_TOKENS
 from parallamr_mp.preview import ModelCost
+from parallamr_mp.tariff import Price
 
 FEW = ("--procs", "1", "--threads", "2")
 

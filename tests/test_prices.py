@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from parallamr_mp import prices
-from parallamr_mp.config import Price, PriceTier
+from parallamr_mp.tariff import Price, PriceTier
 
 types = pytest.importorskip("genai_prices.types")
 snapshots = pytest.importorskip("genai_prices.data_snapshot")

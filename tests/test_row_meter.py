@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from parallamr_mp.answered import RowTask
 from parallamr_mp.attempt import _render
-from parallamr_mp.config import Price, PriceTier
 from parallamr_mp.errors import BadInput
 from parallamr_mp.estimate import (
     CHAT_TOKENS,
@@ -21,6 +20,7 @@ from parallamr_mp.estimate import (
 from parallamr_mp.lookups import Known
 from parallamr_mp.models import Inputs
 from parallamr_mp.policy.cost import FREE, cost_of
+from parallamr_mp.tariff import Price, PriceTier
 
 COLUMNS = ("provider", "model", "topic")
 TIERED = Price(1, 10, 0.25, (PriceTier(300, 2, 20),))

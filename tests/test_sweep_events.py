@@ -19,10 +19,10 @@ from support.cli import FAKE_KEY, read_rows, write_table
 from support.telling import Told
 
 from parallamr_mp import OutputError, OutputExists, create_experiment_runner, events
-from parallamr_mp.config import Price
 from parallamr_mp.models import Failure, Status
 from parallamr_mp.parallel.models import ExecutionEvent, ParallelGroupTracker
 from parallamr_mp.sweep_events import SweepEvents, group_of
+from parallamr_mp.tariff import Price
 
 PROCS = pytest.mark.parametrize("procs", [0, 2])
 

@@ -29,11 +29,11 @@ from typing import Any, NoReturn
 
 from parallamr_mp.cli import values
 from parallamr_mp.cli.options import BY_NAME, IN_FILES, Display, Kind, Option
-from parallamr_mp.config import Price
 from parallamr_mp.errors import BadInput
 from parallamr_mp.fleet import parse_endpoint
 from parallamr_mp.providers.endpoints import query_secrets, url_secrets
 from parallamr_mp.providers.registry import BASE_URL_VARIABLES, known_providers
+from parallamr_mp.tariff import Price
 
 DEFAULT_FILE = "parallamr.toml"
 

@@ -14,9 +14,10 @@ from parallamr_mp.cli import values
 from parallamr_mp.cli.config_file import is_secret_name
 from parallamr_mp.cli.options import ALIASES, BY_NAME, IN_FILES, Kind
 from parallamr_mp.cli.settings import Origin, Settings
-from parallamr_mp.config import DEFAULT_LIMITS, EndpointSpec, Price, RunConfig, drain_seconds
+from parallamr_mp.config import DEFAULT_LIMITS, EndpointSpec, RunConfig, drain_seconds
 from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.endpoints import query_secrets
+from parallamr_mp.tariff import Price
 from parallamr_mp.text import one_line
 
 _UNSET = {

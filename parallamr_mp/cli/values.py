@@ -12,9 +12,9 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from parallamr_mp.config import Price
 from parallamr_mp.errors import BadInput
 from parallamr_mp.experiments import parse_param
+from parallamr_mp.tariff import Price
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _SECONDS), re.ASCII)

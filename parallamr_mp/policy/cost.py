@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from parallamr_mp.config import Price, PriceTier
+from parallamr_mp.tariff import Price, PriceTier
 
 FREE = Price(0.0, 0.0)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import requests
+if TYPE_CHECKING:
+    import requests
 
-from parallamr_mp.config import Price
-from parallamr_mp.models import ChatRequest, ModelInfo, Reply
+    from parallamr_mp.models import ChatRequest, ModelInfo, Reply
+    from parallamr_mp.tariff import Price
 
 
 class Provider(Protocol):

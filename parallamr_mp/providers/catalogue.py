@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from parallamr_mp.config import Price
 from parallamr_mp.providers.answers import count
+from parallamr_mp.tariff import Price
 
 T = TypeVar("T")
 

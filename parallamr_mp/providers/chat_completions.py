@@ -17,10 +17,10 @@ from parallamr_mp.providers.json_text import dumps
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from parallamr_mp.config import Price
     from parallamr_mp.errors import ProviderError
     from parallamr_mp.providers.connection import Connection
     from parallamr_mp.providers.endpoints import BaseUrl
+    from parallamr_mp.tariff import Price
 
 _ANY_OTHER = ""
 """The name under which a server's answer for every other model is kept."""

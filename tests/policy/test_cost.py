@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallamr_mp.config import Price, PriceTier
 from parallamr_mp.policy.cost import FREE, cost_of, paid, worst_cost
+from parallamr_mp.tariff import Price, PriceTier
 
 TIERED = Price(1, 10, request=0.5, tiers=(PriceTier(100, 2, 15), PriceTier(1000, 0.5, 5)))
 rates = st.floats(0, 1e4)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from parallamr_mp.config import Price
 from parallamr_mp.providers.catalogue import price_of
+from parallamr_mp.tariff import Price
 
 
 @pytest.mark.parametrize(
