@@ -21,6 +21,7 @@ from dotenv import find_dotenv, load_dotenv
 
 from parallamr_mp._version import __version__
 from parallamr_mp.cli import streams
+from parallamr_mp.cli.lean import LeanGroup
 from parallamr_mp.errors import BadInput, ParallamrError
 
 COMMANDS = {
@@ -56,6 +57,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     """The application for this command line: it knows the names of other commands, and no more of them."""
     app = typer.Typer(
         name="parallamr-mp",
+        cls=LeanGroup,
         help="Run a table of LLM experiments over processes and threads; every row is written exactly once.",
         no_args_is_help=True,
         add_completion=False,
@@ -69,7 +71,8 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     for name, told in COMMANDS.items():
         if name == asked:
             command = getattr(importlib.import_module(f"parallamr_mp.cli.{name}"), name)
-            app.command(name=name)(_interruptible(command))
+            cls = getattr(command, "command_class", None)
+            app.command(name=name, cls=cls)(_interruptible(command))
         else:
             app.command(name=name, help=told)(_not_asked)
     return app

@@ -15,6 +15,7 @@ from parallamr_mp.cli import streams, values
 from parallamr_mp.cli.options import BY_NAME, OPTIONS, REPEATABLE, Display, Option
 from parallamr_mp.cli.print_config import format_config
 from parallamr_mp.cli.settings import Layer, Settings
+from parallamr_mp.cli.typed import OptionsCommand
 from parallamr_mp.config import check
 from parallamr_mp.errors import BadInput
 from parallamr_mp.runner import ExperimentRunner, create_experiment_runner
@@ -80,7 +81,7 @@ def _print_config(settings: Settings) -> None:
 def with_options(
     call: Callable[..., None], like: Callable[..., None], options: Iterable[Option], *first: inspect.Parameter
 ) -> Callable[..., None]:
-    """`call` for Typer: with the name and the words of `like`, and a parameter for each option."""
+    """`call` for Typer: with the name and the words of `like`, a parameter for each option, and a class."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter("ctx", keyword, annotation=typer.Context),
@@ -91,6 +92,7 @@ def with_options(
         ),
     ]
     call.__name__, call.__doc__ = like.__name__, like.__doc__
+    call.command_class = OptionsCommand  # type: ignore[attr-defined]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call

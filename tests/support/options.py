@@ -28,7 +28,8 @@ def understood(*words: str, **env: str) -> RunConfig:
 def main(run, *words: str, **env: str) -> None:
     """Calls `run` as a command with these words would."""
     app = typer.Typer()
-    app.command()(command(run))
+    call = command(run)
+    app.command(cls=call.command_class)(call)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
             patch.setenv(f"PARALLAMR_{name}", value)

@@ -1,0 +1,77 @@
+"""The values of options, from text by what kind they are; what does not fit is a usage error.
+
+Values by scope, times and the like stay text: `cli/settings.py` knows where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from parallamr_mp.cli.lean import LeanCommand
+from parallamr_mp.cli.options import BY_NAME, Display, Kind
+
+_SWITCH = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("", "0", "false", "f", "no", "n", "off"), False),
+}
+
+
+class OptionsCommand(LeanCommand):
+    """A command that reads the options of `cli/options.py` by itself, and others as Typer does."""
+
+    def process_of(self, parameter: Any, ctx: Any) -> Callable[[Any, Any], Any] | None:
+        """See `LeanCommand`."""
+        option = BY_NAME.get(parameter.name)
+        if option is None:
+            return super().process_of(parameter, ctx)
+        read, others = _READ.get(option.kind, str), parameter.process_value
+
+        def process(context: Any, value: Any) -> Any:
+            if isinstance(value, str) and not isinstance(value, Display):
+                return read(value)
+            if value is None:
+                return () if parameter.multiple else None
+            if isinstance(value, bool | int | float | list | tuple | Display):
+                return value  # a default, or a list of texts
+            return others(context, value)
+
+        return process
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no whole number.") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number.") from None
+
+
+def _switch(text: str) -> bool:
+    try:
+        return _SWITCH[text.strip().lower()]
+    except KeyError:
+        raise typer.BadParameter(f"{text!r} is neither yes nor no.") from None
+
+
+def _display(text: str) -> Display:
+    try:
+        return Display(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(Display)}.") from None
+
+
+_READ: dict[Kind, Callable[[str], Any]] = {
+    Kind.WHOLE: _whole,
+    Kind.NUMBER: _number,
+    Kind.SWITCH: _switch,
+    Kind.DISPLAY: _display,
+}
