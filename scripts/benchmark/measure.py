@@ -194,12 +194,16 @@ def wall_of(arguments: Sequence[str], folder: Path) -> float:
 
 
 def _environment(**more: object) -> Mapping[str, str]:
-    """That of this process without what leads requests elsewhere, or changes how parallamr-mp runs."""
+    """That of this process without what leads requests elsewhere, or changes how parallamr-mp or Python runs.
+
+    Under PYTHONDONTWRITEBYTECODE, say, each process of a client that is installed in place would compile it
+    anew.
+    """
     ours = (
         "OPENAI_",
         "PARALLAMR_",
         "MOCK_",
-        "PYTHONPATH",
+        "PYTHON",
         "REQUESTS_CA_BUNDLE",
         "CURL_CA_BUNDLE",
         "SSL_CERT_",
