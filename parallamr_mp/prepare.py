@@ -9,8 +9,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import requests
+from typing import TYPE_CHECKING
 
 from parallamr_mp.attempts_log import check_attempts_log
 from parallamr_mp.config import RunConfig, check
@@ -26,6 +25,9 @@ from parallamr_mp.providers.registry import known_providers
 from parallamr_mp.results.manifest import manifest_path
 from parallamr_mp.results.records import guard
 from parallamr_mp.sources import FileLoader, Sources, read_schema
+
+if TYPE_CHECKING:
+    import requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.config import (
     DEFAULT_THREADS,
@@ -21,13 +19,17 @@ from parallamr_mp.errors import BadInput
 from parallamr_mp.events import EventBus
 from parallamr_mp.plan import Plan
 from parallamr_mp.prepare import Injected, validate
-from parallamr_mp.preview import Preview, preview_sweep
 from parallamr_mp.printers import LinePrinter
 from parallamr_mp.providers.base import Provider
 from parallamr_mp.report import RunSummary
 from parallamr_mp.sources import FileLoader
 from parallamr_mp.sweep import run_sweep
-from parallamr_mp.verify import Verdict, verify_sweep
+
+if TYPE_CHECKING:
+    import requests
+
+    from parallamr_mp.preview import Preview
+    from parallamr_mp.verify import Verdict
 
 _Path = str | os.PathLike[str]
 
@@ -102,6 +104,9 @@ class ExperimentRunner:
 
         Sends and writes nothing. Raises `BadInput`.
         """
+        # A function's import, as in `verify_experiments`: a run does without.
+        from parallamr_mp.preview import preview_sweep  # noqa: PLC0415
+
         config = self._with(prompt_file, experiments_file, output_file, context_files, options)
         return preview_sweep(config, self._injected)
 
@@ -117,6 +122,8 @@ class ExperimentRunner:
 
         Sends and writes nothing. Raises `BadInput`.
         """
+        from parallamr_mp.verify import verify_sweep  # noqa: PLC0415
+
         config = self._with(prompt_file, experiments_file, results_file, context_files, options)
         return verify_sweep(config, self._injected)
 

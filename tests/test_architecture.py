@@ -69,7 +69,7 @@ MAP = {
     "": (4, "top"),
 }
 MAY = {("cli", "runner"), ("top", "cli"), ("top", "runner"), ("parallel", "engine")}
-LAZY = {"", "__main__", "events", "providers.registry", "schemas", "sweep"}
+LAZY = {"", "__main__", "events", "providers.registry", "runner", "schemas", "sweep"}
 """May import our own code inside functions: what a worker shall not load, or may not need."""
 MAY_PRINT = ("cli", "printers")
 
