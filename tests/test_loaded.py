@@ -1,0 +1,198 @@
+"""What each process of a run has loaded: it pays for that in time at every start, and in memory throughout.
+
+A change that makes one of these lists longer has to be worth it, and says so here.
+"""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+
+import pytest
+from support.cli import Place, environment, run_cli
+from support.telling_worker import Telling
+from support.telling_writer import write_and_tell
+
+from parallamr_mp.answered import AttemptSpec, RowTask
+from parallamr_mp.engine.messages import Ack, Append, CloseOutputs, Lease, OpenOutput, Outcome, Stop
+from parallamr_mp.engine.seat import ProcessSeat
+from parallamr_mp.engine.worker import worker_main
+from parallamr_mp.models import Inputs
+
+HTTP = {"requests", "urllib3", "certifi", "idna", "charset_normalizer"}
+"""requests, and what it loads itself."""
+OPTIONAL = {
+    "brotli",
+    "brotlicffi",
+    "chardet",
+    "h2",
+    "simplejson",
+    "socks",
+    "zstandard",
+    "backports",
+    "OpenSSL",
+}
+"""What requests and urllib3 load besides where it is installed."""
+
+EVERY_CHILD = [
+    "__init__",
+    "_version",
+    "crossing",
+    "errors",
+    "frozen",
+    "models",
+    "engine",
+    "engine.channels",
+    "engine.messages",
+    "engine.seat",
+]
+WRITER = ["engine.writer", "results", "results.records", "results.writer"]
+WORKER = [
+    "answered",
+    "attempt",
+    "prompts",
+    "schemas",
+    "tariff",
+    "text",
+    "engine.custody",
+    "engine.worker",
+    "policy",
+    "policy.cost",
+    "providers",
+    "providers.allowance",
+    "providers.answers",
+    "providers.arrivals",
+    "providers.base",
+    "providers.catalogue",
+    "providers.chat_completions",
+    "providers.connection",
+    "providers.deadlines",
+    "providers.endpoints",
+    "providers.environment",
+    "providers.exchange",
+    "providers.failures",
+    "providers.http",
+    "providers.json_text",
+    "providers.openai",
+    "providers.pools",
+    "providers.registry",
+    "providers.secrets",
+    "providers.transport",
+    "providers.wire",
+    "results",
+    "results.records",
+    "results.rescue_file",
+    "results.writer",
+]
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """What every interpreter here has loaded, whoever measures coverage or the like included."""
+    code = "import sys; print(*sys.modules)"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True
+        ).stdout.split()
+    )
+
+
+def said_by(main, args, *messages, until, last):
+    """All that an actor in a process of its own says. `last` is sent when it has said an `until`."""
+    seat = ProcessSeat(main, args, name="the actor")
+    said, ended, over = [], False, False
+    try:
+        for message in messages:
+            seat.outbox.post(message)
+        while not ended:
+            if not over and any(isinstance(message, until) for message in said):
+                over = True
+                seat.outbox.post(last)
+            seat.outbox.flush()
+            assert select.select([seat.inbox], [], [], 20)[0], said
+            some, ended = seat.inbox.read()
+            said += some
+    finally:
+        seat.kill()
+        assert seat.join(10)
+    return said
+
+
+def ours(names):
+    return {
+        name.removeprefix("parallamr_mp").removeprefix(".") or "__init__"
+        for name in names
+        if name.split(".")[0] == "parallamr_mp"
+    }
+
+
+def foreign(names):
+    """Packages that are neither Python's nor ours; without what compiled ones make of themselves."""
+    tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+    made = ("_", "cython_runtime", "parallamr_mp", "support")
+    return {top for top in tops if not top.startswith(made) and not top.endswith("__mypyc")}
+
+
+def test_a_worker_that_has_asked_has_loaded_nothing_else(bare, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    spec = AttemptSpec((), Inputs("Hello"), 20.0, 1)
+    task = RowTask(1, 0, "id", 0, "openai", "m-1", (), {})
+    said = said_by(worker_main, (1, Telling, (spec,), 1.0), Lease(0, 1, task), until=Outcome, last=Stop())
+    (outcome,) = [message for message in said if isinstance(message, Outcome)]
+    assert outcome.failure is None
+    loaded = set(outcome.value)
+    assert ours(loaded) == {*EVERY_CHILD, *WORKER}
+    assert foreign(loaded - bare) - OPTIONAL == HTTP | {"orjson"}
+
+
+def test_the_writer_has_loaded_nothing_else(bare, tmp_path):
+    said = said_by(
+        write_and_tell,
+        (),
+        OpenOutput(0, str(tmp_path / "results.csv"), b"a\n", 0),
+        Append(0, 0, b"1\n"),
+        until=Ack,
+        last=CloseOutputs(),
+    )
+    assert (tmp_path / "results.csv").read_text() == "a\n1\n"
+    loaded = set(said[-1])
+    assert ours(loaded) == {*EVERY_CHILD, *WRITER}
+    assert foreign(loaded - bare) == set()
+
+
+def test_a_command_has_loaded_nothing_that_it_was_not_told_to_use(bare, tmp_path, server):
+    place = Place(tmp_path, server)
+    place.questions(2)
+    code = (
+        "import sys; from parallamr_mp.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, *sys.modules)"
+    )
+    words = [
+        "run",
+        "-p",
+        "prompt.txt",
+        "-e",
+        "experiments.csv",
+        "-o",
+        "results.csv",
+        "--procs",
+        "1",
+        "--threads",
+        "1",
+        "--display",
+        "bar",
+    ]
+    done = run_cli(tmp_path, "-c", code, *words, env=environment(server), command=(sys.executable,))
+    code, *loaded = done.stdout.split()
+    assert code in {"0", "None"}, done
+    # typer's own needs differ by its version; what it validates with, if let, is none of them.
+    assert foreign(set(loaded) - bare).isdisjoint(
+        {"pydantic", "pydantic_core", "rich", "jsonschema", "json_repair", "genai_prices", "cloudpickle"}
+    )
+    assert "asyncio" not in loaded
+    assert ours(loaded).isdisjoint(
+        {"preview", "verify", "sweep_events", "mailbox", "parallel", "cli.plan", "cli.verify", "cli.models"}
+    )
