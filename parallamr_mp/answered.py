@@ -17,6 +17,7 @@ from parallamr_mp.providers.answers import TRUNCATED, is_cut
 from parallamr_mp.results.records import encode_record
 from parallamr_mp.schemas import json_in, misfit, schema_asked
 from parallamr_mp.text import count, utc
+from parallamr_mp.values import value
 
 if TYPE_CHECKING:
     import requests
@@ -50,7 +51,7 @@ class AttemptSpec:
 
 
 @crossing("inputs", "earlier")
-@dataclass(frozen=True, slots=True)
+@value
 class RowTask:
     """One experiment on its way to a worker."""
 
@@ -74,7 +75,7 @@ class RowTask:
 
 
 @crossing("status", "allowance")
-@dataclass(frozen=True, slots=True)
+@value
 class RowResult:
     """One row, encoded, and what the parent counts of it."""
 

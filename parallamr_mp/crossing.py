@@ -20,8 +20,6 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
-from parallamr_mp.frozen import quick
-
 T = TypeVar("T")
 
 
@@ -41,10 +39,9 @@ _by_name: dict[str, _Form] = {}
 
 
 def crossing(*nested: str) -> Callable[[type[T]], type[T]]:
-    """Class decorator, above `@dataclass`, or for an Enum: gives the class a form that crosses cheaply.
+    """Class decorator, above `@value`, or for an Enum: gives the class a form that crosses cheaply.
 
-    Dataclasses become `quick` to make, too. `nested` are the fields with
-    instances of such classes; None may stand there as well.
+    `nested` are the fields with instances of such classes; None may stand there, too.
 
     >>> from dataclasses import dataclass
     >>> @crossing()
@@ -70,7 +67,7 @@ def crossing(*nested: str) -> Callable[[type[T]], type[T]]:
             names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
             found = attrgetter(*names)
             values = found if len(names) > 1 else lambda instance: (found(instance),)
-            form = _Form(name, quick(kind), values, tuple(names.index(each) for each in nested))
+            form = _Form(name, kind, values, tuple(names.index(each) for each in nested))
         _by_class[kind] = _by_name[name] = form
         return kind
 

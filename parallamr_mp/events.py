@@ -14,8 +14,8 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from parallamr_mp.frozen import quick
 from parallamr_mp.models import Failure, Status
+from parallamr_mp.values import value
 
 if TYPE_CHECKING:
     from parallamr_mp.mailbox import Mailbox
@@ -233,8 +233,7 @@ class AttemptEnded(Event):
     failure: Failure | None
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@value
 class RowDone(Event):
     """An experiment has its result; the record is on its way to the writer."""
 

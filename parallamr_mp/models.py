@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from parallamr_mp.crossing import crossing
+from parallamr_mp.values import value
 
 RESULT_COLUMNS = (
     "status",
@@ -47,7 +48,7 @@ class Status(StrEnum):
     """No answer; `error_message` says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatRequest:
     """One question for a provider: what is asked, and the body parameters that go with it."""
 
@@ -61,7 +62,7 @@ class ChatRequest:
 
 
 @crossing()
-@dataclass(frozen=True, slots=True)
+@value
 class Allowance:
     """What a server says of its rate limits along with an answer or a refusal; None: it did not say."""
 
@@ -75,7 +76,7 @@ class Allowance:
     tokens_reset: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """What a provider answered. Counts are in tokens, cost in USD; None means: it did not say."""
 
@@ -99,7 +100,7 @@ class ModelInfo:
 
 
 @crossing()
-@dataclass(frozen=True, slots=True)
+@value
 class Inputs:
     """The texts one experiment is made from, as read from their files: templates, not yet filled."""
 
@@ -110,7 +111,7 @@ class Inputs:
 
 
 @crossing("allowance")
-@dataclass(frozen=True, slots=True)
+@value
 class Failure:
     """Why a lease brought no value: a `ProviderError`, or the death of a worker, as data."""
 

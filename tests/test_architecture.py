@@ -20,7 +20,7 @@ MAP = {
     "events": (0, "base"),
     "mailbox": (0, "base"),
     "crossing": (0, "base"),
-    "frozen": (0, "base"),
+    "values": (0, "base"),
     "errors": (0, "base"),
     "config": (0, "base"),
     "tariff": (0, "base"),
@@ -199,9 +199,9 @@ def test_a_worker_of_a_group_loads_nothing_that_its_tasks_may_not_need():
         "crossing",
         "engine",
         "errors",
-        "frozen",
         "models",
         "parallel",
+        "values",
     }
     assert {name for name in reached if name.startswith("parallel.")} == {
         "parallel.pickling",

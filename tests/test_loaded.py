@@ -40,7 +40,7 @@ EVERY_CHILD = [
     "_version",
     "crossing",
     "errors",
-    "frozen",
+    "values",
     "models",
     "engine",
     "engine.channels",

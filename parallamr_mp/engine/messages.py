@@ -16,10 +16,11 @@ from typing import Any
 
 from parallamr_mp.crossing import crossing
 from parallamr_mp.models import Failure
+from parallamr_mp.values import value
 
 
 @crossing("payload")
-@dataclass(frozen=True, slots=True)
+@value
 class Lease:
     """Work given to a slot until an `Outcome` with the same id comes back or the slot's process dies."""
 
@@ -51,7 +52,7 @@ class Ready:
 
 
 @crossing("value", "failure")
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What one lease came to: a value, or a failure."""
 
@@ -97,7 +98,7 @@ class OpenOutput:
 
 
 @crossing()
-@dataclass(frozen=True, slots=True)
+@value
 class Append:
     """One encoded record for one output file."""
 
@@ -107,7 +108,7 @@ class Append:
 
 
 @crossing()
-@dataclass(frozen=True, slots=True)
+@value
 class Ack:
     """These records are in the file (handed to the operating system), which now ends at `offset`."""
 

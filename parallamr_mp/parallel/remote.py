@@ -24,7 +24,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from parallamr_mp.crossing import crossing
@@ -34,13 +33,14 @@ from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.models import Unsaved
 from parallamr_mp.parallel.pickling import dumps, dumps_error, said
 from parallamr_mp.parallel.streams import Printed, TaskStream
+from parallamr_mp.values import value
 
 _LAST_SECONDS = 1.0
 """In which a process that has been told to end does so, or is ended."""
 
 
 @crossing()
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """A task on its way to a worker process."""
 
@@ -55,7 +55,7 @@ class Call:
 
 
 @crossing()
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """What came of a call: its value or its error, pickled."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from parallamr_mp.frozen import quick
 from parallamr_mp.models import Allowance, Failure
+from parallamr_mp.values import value
 
 if TYPE_CHECKING:
     from parallamr_mp.policy.endpoint import Endpoint
@@ -51,8 +51,7 @@ class Job:
     """What was charged for its present lease."""
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@value
 class Grant:
     """What one lease was charged with."""
 
@@ -64,8 +63,7 @@ class Grant:
     """It is to show whether an endpoint is back."""
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@value
 class Report:
     """What an ended lease tells the policies."""
 

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from parallamr_mp.models import Allowance
+from parallamr_mp.providers.exchange import Headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,9 +66,13 @@ def allowance_of(headers: Mapping[str, str], now: float) -> Allowance | None:
 
     `now` is in seconds since the epoch, for resets that are moments: those in
     the past count as now. Never raises. Runs for every answer: where there is no
-    such header it looks once at the names.
+    such header it looks once at the text.
     """
-    if _MARK not in "\n".join(headers).lower():
+    if isinstance(headers, Headers):
+        if _MARK not in headers.lowered:
+            return None
+        headers = headers.named_with(_MARK)
+    elif _MARK not in "\n".join(headers).lower():
         return None
     found: dict[str, float] = {}
     ranks: dict[str, int] = {}

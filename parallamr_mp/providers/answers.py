@@ -115,16 +115,17 @@ def settle(
     """
     warnings: list[str] = []
     cut = is_cut(finish_reason)
+    blank = not text or text.isspace()
     if refusal:
         warnings.append("refused: the model declined to answer")
-        text = text if text.strip() else refusal
-    elif not text.strip() and tool_calls:
+        text = refusal if blank else text
+    elif blank and tool_calls:
         text = dumps(tool_calls)
-    elif not text.strip() and reasoning.strip():
+    elif blank and reasoning.strip():
         text = reasoning
         where = ", the token limit came before the answer" if cut else ""
         warnings.append(f"the answer is empty: the output holds the model's reasoning{where}")
-    elif not text.strip():
+    elif blank:
         warnings.append("the answer is empty")
     if cut:
         warnings.append(TRUNCATED)

@@ -58,7 +58,9 @@ class ChatCompletions:
 
     def complete(self, request: ChatRequest) -> Reply:
         """Asks once. Raises `ProviderError`."""
-        params = {name: value for name, value in request.params.items() if name not in RESERVED_PARAMS}
+        params = request.params
+        if not RESERVED_PARAMS.isdisjoint(params):
+            params = {name: value for name, value in params.items() if name not in RESERVED_PARAMS}
         body = encode(
             {**self._extra, **params, "model": request.model, "messages": messages_of(request)},
         )

@@ -2,36 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from parallamr_mp.values import value
 
-class Headers(dict[str, str]):
-    """Header fields by their names in small letters, found in any case. Filled by `of`, then only read."""
+_FIELD = re.compile(r"\n([^:\s]+):[ \t]*([^\r\n]*)")
 
-    __slots__ = ()
 
-    @classmethod
-    def of(cls, fields: Sequence[tuple[str, str]]) -> Headers:
-        """From names and values as they came. Values of one name are joined by commas (RFC 9110, 5.3)."""
-        headers = cls([(name.lower(), value) for name, value in fields])
-        if len(headers) < len(fields):
-            for name in headers:
-                headers[name] = ", ".join([value for each, value in fields if each.lower() == name])
-        return headers
+class Headers(Mapping[str, str]):
+    """The header fields of an answer, by their names in any case: read when they are asked for.
+
+    Most answers are asked for none: of 25 fields, which is common, to take all
+    apart would cost more than all else that is done with the answer.
+    """
+
+    __slots__ = ("_fields", "_text", "lowered")
+
+    def __init__(self, text: str = "") -> None:
+        """`text`: the answer's head, unfolded, beginning with its first line."""
+        self._text = text
+        self.lowered = text.lower()
+        """The head in small letters, to look for words in."""
+        self._fields: dict[str, str] | None = None
+
+    def _read(self) -> dict[str, str]:
+        """Names in small letters → values; those of one name are joined by commas (RFC 9110, 5.3)."""
+        if self._fields is None:
+            self._fields = joined([(name.lower(), value) for name, value in _FIELD.findall(self._text)])
+        return self._fields
+
+    def named_with(self, word: str) -> Mapping[str, str]:
+        """The fields in whose names `word` (small letters) stands, as the whole has them; reads no others."""
+        found: list[tuple[str, str]] = []
+        at = self.lowered.find(word)
+        while at >= 0:
+            field = _FIELD.match(self._text, max(0, self.lowered.rfind("\n", 0, at)))
+            if field is not None and word in (name := field[1].lower()):
+                found.append((name, field[2]))
+            end = self.lowered.find("\n", at)
+            at = self.lowered.find(word, end) if end >= 0 else -1
+        return joined(found)
 
     def __getitem__(self, name: str) -> str:
-        return super().__getitem__(name.lower())
+        return self._read()[name.lower()]
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and super().__contains__(name.lower())
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name.lower(), default)
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return f"Headers({self._read()!r})"
 
 
-@dataclass(frozen=True, slots=True)
+def joined(fields: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Fields as they came, by their names, with the values of one name joined."""
+    found = dict(fields)
+    if len(found) < len(fields):
+        for name in found:
+            found[name] = ", ".join([value for each, value in fields if each == name])
+    return found
+
+
+@value
 class HttpReply:
     """A complete answer, whatever its status. Header names are found in any case."""
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import http.client
 import io
 import re
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import requests
 import urllib3
 from urllib3.connection import HTTPConnection
 
-from parallamr_mp.providers.exchange import Headers
+from parallamr_mp.providers.exchange import Headers, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +29,8 @@ _AT_MOST = 256 * 1024
 """Bytes asked for at a time of what is long, and the longest head or line that is taken."""
 _STATUS_LINE = re.compile(rb"HTTP/(1\.\d|0\.9)[ \t]+([1-9]\d\d)(?:[ \t\r][^\n]*)?\n")
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-_FIELD = re.compile(r"\n([^:\s]+):[ \t]*([^\r\n]*)")
+_FRAMING = re.compile(r"\n(content-length|transfer-encoding|connection|content-encoding):[ \t]*([^\r\n]*)")
+"""What says where an answer ends, and what comes after it; in small letters."""
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r?")
 _WITHOUT_BODY = (204, 304)
@@ -89,16 +89,14 @@ class AnswerReader:
         # Any number of 1xx may come before the answer (RFC 9110, 15.2). After 101 there is no HTTP.
         while self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
             data, is_old = self._head(data or self._more())
-        fields = self.headers
-        field: Callable[..., Any] = partial(
-            dict.get, fields
-        )  # the names are small: no need to look in any case
-        length, encoding = field("content-length"), field("transfer-encoding")
         if self.status < 200:
             return b""
+        found = _FRAMING.findall(self.headers.lowered)
+        field = (dict(found) if len(found) == 1 else joined(found)).get
+        length, encoding = field("content-length"), field("transfer-encoding")
         if self.status in _WITHOUT_BODY:
             content = b""
-        elif encoding is not None and "chunked" in encoding.lower():
+        elif encoding is not None and "chunked" in encoding:
             content, data = self._chunked(data)
         elif length is None or (size := int(length) if length.isdecimal() else _length(length)) is None:
             return self._decoded(self._to_the_end(data))
@@ -106,7 +104,7 @@ class AnswerReader:
             content, data = data, b""
         else:
             content, data = self._sized(data, size)
-        wish = field("connection", "keep-alive" if not is_old else "close").lower()
+        wish = field("connection", "keep-alive" if not is_old else "close")
         keeps = "close" not in wish and (not is_old or "keep-alive" in wish)
         # Bytes behind the answer belong to nothing that was asked.
         self.reusable = keeps and not data
@@ -130,7 +128,7 @@ class AnswerReader:
         text = head.decode("latin-1")
         if "\n " in text or "\n\t" in text:
             text = _FOLD.sub(" ", text)
-        self.headers = Headers.of(_FIELD.findall(text))
+        self.headers = Headers(text)
         version, status = line.groups()
         self.status = int(status)
         if end is None and self.status < 300:
@@ -147,7 +145,9 @@ class AnswerReader:
         pieces = [data]
         missing = size - len(data)
         while missing > 0:
-            pieces.append(data := self._more(min(missing, _AT_MOST)))
+            # One byte more than there should be: TLS would keep it where nobody who looks for
+            # bytes that nobody asked for can see it.
+            pieces.append(data := self._more(min(missing + 1, _AT_MOST)))
             missing -= len(data)
         data = b"".join(pieces)
         return data[:size], data[size:]

@@ -69,7 +69,7 @@ def encode_record(cells: Iterable[object], *, excel_safe: bool = False) -> bytes
             str(cell)
             if type(cell) is int
             else cell
-            if type(cell) is str and not must_quote(cell) and cell.strip() == cell
+            if type(cell) is str and (cell.isalnum() or (not must_quote(cell) and cell.strip() == cell))
             else encode_cell(cell)
             if cell is not None
             else ""

@@ -245,11 +245,13 @@ def test_after_101_the_connection_is_not_used_again(warm):
     assert server.connections == 2
 
 
-def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm):
+@pytest.mark.parametrize("size", [5, 20_000], ids=["in_one_piece", "beyond_a_TLS_record"])
+def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm, size):
     server, client = warm
-    twice = head(200, 5, {}) + b'"one"'
+    content = b'"%b"' % (b"1" * (size - 2))
+    twice = head(200, size, {}) + content
     server.behave(lambda _: Raw(twice + twice) if len(server.requests) == 2 else None)
-    assert chat(client).content == b'"one"'
+    assert chat(client).content == content
     assert b"echo: two" in chat(client, BODY.replace(b"hello", b"two")).content
 
 
@@ -414,9 +416,21 @@ def test_what_is_no_answer_is_refused(wire):
 
 
 def test_headers_are_found_in_any_case_and_joined_where_they_come_twice():
-    headers = Headers.of([("Content-Type", "a"), ("X-Rate", "1"), ("x-rate", "2")])
+    headers = Headers("HTTP/1.1 200 a: b\r\nContent-Type: a\r\nX-Rate: 1\r\nno field\r\nx-rate: 2")
     assert headers["content-TYPE"] == headers.get("CONTENT-type") == "a"
     assert "X-RATE" in headers
     assert headers["X-Rate"] == "1, 2"
     assert headers.get("nothing") is None
     assert dict(headers) == {"content-type": "a", "x-rate": "1, 2"}
+    assert dict(Headers()) == {}
+
+
+field_names = st.sampled_from(["X-Rate-A", "x-rate-a", "Rate", "Other", "RATE-\xb5", "O"])
+field_values = st.text("ab:; rate\xb5", max_size=12).map(str.strip)
+
+
+@given(fields=st.lists(st.tuples(field_names, field_values)))
+def test_headers_named_with_a_word_are_those_that_the_whole_has(fields):
+    text = "\r\n".join(["HTTP/1.1 200 rate: 1", *(f"{name}: {value}" for name, value in fields)])
+    found = Headers(text).named_with("rate")
+    assert found == {name: value for name, value in Headers(text).items() if "rate" in name}
