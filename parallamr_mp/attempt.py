@@ -30,6 +30,8 @@ class Asker:
     def __init__(self, spec: AttemptSpec) -> None:
         self._spec = spec
         self._providers = {(name, ""): provider for name, provider in (spec.providers or {}).items()}
+        self._texts = None if spec.inputs is None else _texts(spec.inputs)
+        """Those of rows without texts of their own: not looked up for each."""
         self._session = spec.session
         self._own_session = spec.session is None
         # Two threads must not build the same provider, nor two sessions.
@@ -47,11 +49,11 @@ class Asker:
         Raises `ProviderError`, whatever the provider raises, when there is no answer.
         """
         spec = self._spec
-        inputs = task.inputs or spec.inputs
-        if inputs is None:
+        texts = self._texts if task.inputs is None else _texts(task.inputs)
+        if texts is None:
             raise ValueError("a task without texts")
         values = dict(zip(spec.columns, task.values, strict=True))
-        prompt, system, unfilled = _render(inputs, values)
+        prompt, system, unfilled = _render(*texts, values)
         request = ChatRequest(task.model, prompt, system, task.params, values)
         failure: ProviderError | None = None
         try:
@@ -134,9 +136,10 @@ def _texts(inputs: Inputs) -> tuple[Template, Template | None]:
     return prompt, None if inputs.system is None else _template(inputs.system)
 
 
-def _render(inputs: Inputs, values: Mapping[str, str]) -> tuple[str, str | None, tuple[str, ...]]:
+def _render(
+    texts: Template, system: Template | None, values: Mapping[str, str]
+) -> tuple[str, str | None, tuple[str, ...]]:
     """Prompt with its documents, system text, and the variables that had no value."""
-    texts, system = _texts(inputs)
     prompt, unfilled = texts.render(values)
     if system is None:
         return prompt, None, unfilled

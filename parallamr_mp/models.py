@@ -48,6 +48,18 @@ class Status(StrEnum):
     """No answer; `error_message` says why."""
 
 
+class JsonText(str):
+    """A long text that knows its JSON: most of it was encoded once and for all rows.
+
+    Whatever is made of it by a string's methods is a plain string.
+    """
+
+    __slots__ = ("pieces",)
+
+    pieces: tuple[bytes, ...]
+    """Put together they are a JSON string. Whoever sends it does so: rows in flight share the long ones."""
+
+
 @value
 class ChatRequest:
     """One question for a provider: what is asked, and the body parameters that go with it."""

@@ -21,7 +21,10 @@ import unicodedata
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+import orjson
+
 from parallamr_mp.errors import BadInput
+from parallamr_mp.models import JsonText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 # Atomic, and every class excludes the braces the next step needs: linear in any text. Not possessive
 # groups: Python before 3.11.5 matches those wrongly (gh-106052), and would fill no template at all.
 _VARIABLE = re.compile(r"\{\{((?>[^{}\r\n]+(?:[{}][^{}\r\n]+)*))\}\}")
+
+
+_LONG = 1000
+"""Characters of fixed text from which on it pays to encode them once: below, the encoder is as fast."""
 
 
 class PathTemplateError(BadInput):
@@ -71,7 +78,7 @@ class Template:
     order of appearance; `text` is the text as given.
     """
 
-    __slots__ = ("_fixed", "_pieces", "_variables", "names", "text")
+    __slots__ = ("_encoded", "_fixed", "_pieces", "_static", "_variables", "names", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -83,6 +90,10 @@ class Template:
         self._variables = tuple(piece for piece in self._pieces if isinstance(piece, _Variable))
         fixed = [piece for piece in self._pieces if isinstance(piece, str)]
         self._fixed = sum(map(len, fixed)), sum(map(_size, fixed))
+        self._encoded: tuple[bytes | None, ...] | None = None
+        """The JSON of each piece that is fixed; empty where it has none. Made when first needed."""
+        self._static: str | None = None
+        """What there is to render where every row gets the same; likewise."""
 
     @classmethod
     def combined(cls, prompt: Template, documents: Iterable[tuple[str, Template]]) -> Template:
@@ -111,21 +122,48 @@ class Template:
         """The text for one row, and the names that had no value there.
 
         A variable without a value stays in the text exactly as written; its
-        name is reported once, in order of first appearance.
+        name is reported once, in order of first appearance. A long text is a
+        `JsonText`, unless there are lone surrogates in it.
         """
         if not self.names:
-            return self.text, ()
+            if self._static is None:
+                self._static = self._finished([self.text])
+            return self._static, ()
         filled: list[str] = []
         unfilled: dict[str, None] = {}
         for piece in self._pieces:
             if isinstance(piece, str):
                 filled.append(piece)
-            elif value := piece.value(values):
+                continue
+            # As `_Variable.value` has it, but for the call.
+            written, exact, name = piece
+            value = values[exact] if exact in values else values.get(name)
+            if value:
                 filled.append(value)
             else:
-                filled.append(piece.written)
-                unfilled[piece.name] = None
-        return "".join(filled), tuple(unfilled)
+                filled.append(written)
+                unfilled[name] = None
+        if self._fixed[0] < _LONG:
+            return "".join(filled), tuple(unfilled)
+        return self._finished(filled), tuple(unfilled)
+
+    def _finished(self, filled: list[str]) -> str:
+        """The text that its pieces make, with its JSON where that pays."""
+        text = "".join(filled)
+        if self._fixed[0] < _LONG or self._encoded == ():
+            return text
+        try:
+            if self._encoded is None:
+                self._encoded = tuple(_json(x) if isinstance(x, str) else None for x in self._pieces)
+            pieces = [
+                _json(x) if done is None else done for x, done in zip(filled, self._encoded, strict=True)
+            ]
+        except TypeError:  # a lone surrogate: here, or only in this row
+            self._encoded = self._encoded or ()
+            return text
+        finished = JsonText(text)
+        finished.pieces = (b'"', *pieces, b'"')
+        return finished
 
     def size(self, values: Mapping[str, str]) -> tuple[int, int]:
         """Characters and bytes of UTF-8 of the text that `render` makes for one row, without making it."""
@@ -155,6 +193,11 @@ class Template:
         if self._pieces != tuple(_parse(self.text)):
             raise TypeError("a combined template stays in its process")
         return Template, (self.text,)
+
+
+def _json(text: str) -> bytes:
+    """What stands between the quotes. Raises `TypeError` for a lone surrogate."""
+    return orjson.dumps(text)[1:-1]
 
 
 def combine(prompt: str, documents: Sequence[tuple[str, str]]) -> str:

@@ -3,6 +3,7 @@ import pickle
 import re
 import unicodedata
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +117,37 @@ def test_rendering_equals_joining_literals_and_values(parts, data):
 def test_any_text_comes_back_when_nothing_has_a_value(text):
     template = Template(text)
     assert template.render({}) == (text, template.names)
+
+
+@given(
+    pieces=st.lists(st.one_of(st.text(), st.sampled_from(["{{a}}", "{{ b }}", '"\n\\', "\ud83d", "\ude00"]))),
+    a=st.text(),
+    b=st.one_of(st.text(), st.just("\udc00")),
+)
+def test_a_long_text_knows_its_json_unless_it_is_no_unicode(pieces, a, b):
+    template = Template("long " * 250 + "".join(pieces))
+    for values in ({"a": a, "b": b}, {"a": b, "b": a}):
+        text, _ = template.render(values)
+        short, _ = Template("".join(pieces)).render(values)
+        assert text == "long " * 250 + short
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            assert type(text) is str
+        else:
+            assert orjson.loads(b"".join(text.pieces)) == text
+
+
+def test_a_short_text_is_a_plain_one():
+    assert type(Template("a {{b}} c").render({"b": "long " * 1000})[0]) is str
+
+
+def test_texts_share_the_json_of_what_is_the_same_in_all_rows():
+    template = Template("long " * 250 + "{{a}}")
+    one, other = (template.render({"a": value})[0].pieces for value in ("1", "2"))
+    assert one[1] is other[1]
+    static = Template("long " * 250)
+    assert static.render({})[0] is static.render({})[0]
 
 
 def test_templates_cross_a_process():

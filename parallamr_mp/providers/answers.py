@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from parallamr_mp.errors import ProviderError
+from parallamr_mp.models import JsonText
 from parallamr_mp.providers.failures import redact
 from parallamr_mp.providers.json_text import dumps, loads
 
@@ -28,6 +29,11 @@ def encode(body: dict[str, Any]) -> bytes:
         return orjson.dumps(body)
     except TypeError as error:
         raise ProviderError("bad_request", f"the request cannot be written as JSON: {error}") from None
+
+
+def encodable(text: str) -> object:
+    """A text for a body that `encode` is given: where its JSON is known, it is not made again."""
+    return orjson.Fragment(b"".join(text.pieces)) if isinstance(text, JsonText) else text
 
 
 def decode(

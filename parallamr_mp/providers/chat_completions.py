@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from parallamr_mp.models import RESERVED_PARAMS, ChatRequest, ModelInfo, Reply
 from parallamr_mp.providers.allowance import allowance_of
-from parallamr_mp.providers.answers import bad_reply, count, decode, encode, finish_reason_of, settle, text_of
+from parallamr_mp.providers.answers import (
+    bad_reply,
+    count,
+    decode,
+    encodable,
+    encode,
+    finish_reason_of,
+    settle,
+    text_of,
+)
 from parallamr_mp.providers.catalogue import LOOKUP_SECONDS, AskedOnce, Listed, listed, window_of
 from parallamr_mp.providers.http import HttpClient, HttpReply, failure_from_status
 from parallamr_mp.providers.json_text import dumps
@@ -26,10 +35,13 @@ _ANY_OTHER = ""
 """The name under which a server's answer for every other model is kept."""
 
 
-def messages_of(request: ChatRequest) -> list[dict[str, str]]:
-    """The conversation to send: the system prompt where there is one, then the prompt."""
-    system = [] if request.system is None else [{"role": "system", "content": request.system}]
-    return [*system, {"role": "user", "content": request.prompt}]
+def messages_of(request: ChatRequest) -> list[dict[str, Any]]:
+    """The conversation to send: the system prompt where there is one, then the prompt; for `encode`."""
+    prompt, system = request.prompt, request.system
+    asked = [{"role": "user", "content": prompt if type(prompt) is str else encodable(prompt)}]
+    if system is None:
+        return asked
+    return [{"role": "system", "content": system if type(system) is str else encodable(system)}, *asked]
 
 
 class ChatCompletions:

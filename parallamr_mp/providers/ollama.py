@@ -181,15 +181,17 @@ def chat_body(request: ChatRequest) -> dict[str, Any]:
     `num_predict`, `response_format` becomes `format`. Raises `ProviderError`
     for an `options` that is no object.
     """
-    given = request.params.get("options") or {}
-    if not isinstance(given, Mapping):
+    params = request.params
+    given = params.get("options")
+    if given and not isinstance(given, Mapping):
         raise ProviderError("bad_request", "the parameter `options` has to be a JSON object")
-    options: dict[str, Any] = dict(given)
+    options: dict[str, Any] = dict(given or {})
     top: dict[str, Any] = {}
-    wanted = _format_of(request.params.get("response_format"))
-    if wanted is not None:
-        top["format"] = wanted
-    for name, value in request.params.items():
+    if params.get("response_format") is not None:
+        wanted = _format_of(params["response_format"])
+        if wanted is not None:
+            top["format"] = wanted
+    for name, value in params.items():
         if name in _TOP_LEVEL:
             top[name] = value
         elif name not in _OURS:

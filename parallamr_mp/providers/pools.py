@@ -66,6 +66,7 @@ class Prepared:
         self.pool = pool
         """Another one as soon as the adapter has made another, after it was closed."""
         self.head = head
+        """Up to where the body's length has to follow, if there is one."""
 
     def connection(self) -> Any:
         """One that stands, for the caller alone; None: there is none."""
@@ -85,7 +86,3 @@ class Prepared:
             self.pool.pool.put(connection)
         except (AttributeError, queue.Full):
             connection.close()
-
-    def message(self, body: bytes | None) -> bytes:
-        """All there is to send."""
-        return self.head if body is None else b"%b%d\r\n\r\n%b" % (self.head, len(body), body)

@@ -306,8 +306,9 @@ class DeadlineAdapter(HTTPAdapter):
         reader = AnswerReader(connection.sock.recv)
         call = self._watchdog.begin(total, connection.cut)
         try:
-            try:  # noqa: SIM105 - `suppress` would be three calls more
-                connection.sock.sendall(prepared.message(body))
+            try:
+                head = prepared.head
+                connection.sock.sendall(head if body is None else b"%b%d\r\n\r\n%b" % (head, len(body), body))
             except (BrokenPipeError, ConnectionResetError):
                 pass  # a server may answer before it has read all, and close: what it said can be read still
             content = reader.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pydantic
@@ -11,7 +12,8 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from support.behaviours import answer, bad_json, model_not_found, rate_limited, status
 
 from parallamr_mp.errors import ProviderError
-from parallamr_mp.models import ChatRequest
+from parallamr_mp.models import ChatRequest, JsonText
+from parallamr_mp.prompts import Template
 from parallamr_mp.providers.openai import OpenAIProvider
 
 if TYPE_CHECKING:
@@ -76,6 +78,24 @@ def test_an_empty_system_prompt_is_sent_and_a_missing_one_is_not(server, provide
 def test_any_text_survives_the_way(server, provider):
     text = 'ü "quotes" \\ \n\r\t\0 \u2028 😀'
     assert provider.complete(ChatRequest("fake-small", text)).text == f"echo: {text}"
+
+
+def test_a_long_text_that_was_encoded_before_is_sent_as_any_other(server, provider):
+    template = Template('A "line" of text, with \\ and é.\n' * 100 + "{{a}}")
+    prompt, _ = template.render({"a": 'x"\u2028→'})
+    assert type(prompt) is JsonText
+    assert type(prompt[:]) is str
+    for system in (None, prompt):
+        provider.complete(ChatRequest("fake-small", prompt, system))
+        provider.complete(ChatRequest("fake-small", prompt[:], None if system is None else prompt[:]))
+    assert server.requests[0].raw == server.requests[1].raw
+    assert server.requests[2].raw == server.requests[3].raw
+
+
+def test_a_long_text_that_a_plug_in_changed_is_sent_as_changed(server, provider):
+    prompt, _ = Template("long " * 300).render({})
+    provider.complete(replace(ChatRequest("fake-small", prompt), prompt="Briefly: " + prompt))
+    assert server.requests[0].body["messages"][0]["content"] == "Briefly: " + "long " * 300
 
 
 @pytest.mark.parametrize(
