@@ -216,7 +216,9 @@ class Plan:
         by_name = templated or measures or self.outputs.templated
         checks = self._read is not None or bool(self.survey.asked.cells)
         values: dict[str, str] = {}
-        inputs, digest = (None, b"") if templated else self._inputs(values)
+        digest = b"" if templated else self._inputs(values)[1]
+        own: Inputs | None = None
+        failure: Failure | None = None
         try:
             for experiment in self._rows():
                 if ordinal >= self.survey.experiments:
@@ -231,10 +233,10 @@ class Plan:
                     values = self._table.variables(experiment)
                     if templated:
                         inputs, digest = self._inputs(values)
+                        own = inputs if isinstance(inputs, Inputs) else None
+                        failure = inputs if isinstance(inputs, Failure) else None
                 params = self._questions.params(experiment)
                 file = self.outputs.number(experiment, values) if self.outputs.templated else 0
-                failure = inputs if isinstance(inputs, Failure) else None
-                own = inputs if isinstance(inputs, Inputs) else None
                 size = sum(map(len, experiment.values))
                 if own is not None:
                     size += len(own.prompt) + sum(len(text) for _, text in own.documents)

@@ -58,13 +58,13 @@ class RowResults:
         result = outcome.value
         if outcome.failure is not None:
             return Report(outcome.seconds, outcome.failure)
-        counted = result.reported
+        counted, task = result.reported, job.payload
         return Report(
             outcome.seconds,
             None,
             result.input_tokens if counted else None,
             result.output_tokens if counted else None,
-            result.cost_of(job.payload),
+            result.cost_usd if task.spent is None else result.cost_of(task),
             result.allowance,
         )
 
@@ -84,15 +84,16 @@ class RowResults:
 
     def accept(self, job: Job, outcome: Outcome) -> None:
         task: RowTask = job.payload
-        result = outcome.value
-        extra = len(self._outputs.files[task.file].extra)
+        result, output = outcome.value, self._outputs.files[task.file]
         if outcome.failure is not None:
             result = unanswered(self._spec, task, job.attempts, outcome.failure, outcome.seconds)
-        record = result.record[:-1] + b"," * extra + b"\n" if extra else result.record
+        record = result.record
+        if output.extra:
+            record = record[:-1] + b"," * len(output.extra) + b"\n"
         if task.file not in self._opened:
             self._open(task.file)
         self._writer.append(Append(job.id, task.file, record))
-        self._outputs.files[task.file].counts[result.status] += 1
+        output.counts[result.status] += 1
         self._past.note_written(job.id, task.file, result.status)
         self._bus.publish(
             events.RowDone(

@@ -280,8 +280,8 @@ class Dispatcher:
                 in_flight,
                 self._schedule.waiting,
                 now - oldest.since if oldest is not None else 0.0,
-                oldest.job.id if oldest is not None else None,
-                oldest.job.label if oldest is not None else "",
+                oldest.id if oldest is not None else None,
+                oldest.label if oldest is not None else "",
                 None if limit is None else min(limit, self._slots.threads),
                 self._schedule.hold(now) if not in_flight else "",
             )

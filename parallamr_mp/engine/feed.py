@@ -53,13 +53,8 @@ class Feed:
             if not schedule.ready_of(key) and not self._show_next(key):
                 return None
         while (job := schedule.take(now)) is None:
-            # Whatever blocks the jobs at hand may not block the next.
-            more = [key for key in self._sources if schedule.parked_of(key) < LOOK_AHEAD]
-            if not more or schedule.parked_bytes >= LOOK_AHEAD_BYTES:
+            if not self._read_on():
                 return None
-            for key in more:
-                if (read := self._read(key)) is not None and not self._take_in(read):
-                    return None
         return job
 
     def _show_next(self, key: str) -> bool:
@@ -71,10 +66,29 @@ class Feed:
         if parked >= LOOK_AHEAD or (parked and self._schedule.parked_bytes >= LOOK_AHEAD_BYTES):
             return True
         while (job := self._read(key)) is not None:
-            if not self._take_in(job):
-                return False
             if job.verdict is None:
+                self._schedule.add(job)
                 return True
+            if not self._settled(job):
+                return False
+        return True
+
+    def _read_on(self) -> bool:
+        """Reads until a job comes that what blocks those at hand may not block; False: none comes now."""
+        schedule = self._schedule
+        found = False
+        while not found:
+            more = [key for key in self._sources if schedule.parked_of(key) < LOOK_AHEAD]
+            if not more or schedule.parked_bytes >= LOOK_AHEAD_BYTES:
+                return False
+            for key in more:
+                job = self._read(key)
+                if job is None:
+                    continue
+                if job.verdict is None:
+                    found = schedule.add(job) or found
+                elif not self._settled(job):
+                    return False
         return True
 
     def _read(self, key: str) -> Job | None:
@@ -87,10 +101,3 @@ class Feed:
         if job is None:
             del self._sources[key]
         return job
-
-    def _take_in(self, job: Job) -> bool:
-        """False: no more can be taken in now."""
-        if job.verdict is not None:
-            return self._settled(job)
-        self._schedule.add(job)
-        return True

@@ -15,9 +15,7 @@ what it really had in flight; and what has waited for a second is called back.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Recall, Returned, Said, Stop
@@ -30,17 +28,6 @@ _MOST_AHEAD = 16
 _STALE_SECONDS = 1.0
 _FORGETS = 0.1
 """How far one answer draws the average of what answers take towards itself."""
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A lease that is out."""
-
-    job: Job
-    since: float
-    """When its worker began with it, and before, when it left. Monotonic seconds."""
-    begun: bool = True
-    """False: it waits in the worker for a thread."""
 
 
 class SlotOwner(Protocol):
@@ -88,9 +75,10 @@ class Slot:
         self.number, self.threads = number, threads
         self._make_seat, self._owner, self._clock = make_seat, owner, clock
         self.seat: Seat | None = None
-        self.held: dict[int, Held] = {}
-        self.waiting: deque[Held] = deque()
-        """Those of them that have not been begun, in order."""
+        self.held: dict[int, Job] = {}
+        """Its leases, by the job's id, the oldest first."""
+        self.waiting: dict[int, Job] = {}
+        """Those of them that wait in the worker for a thread."""
         self._ahead_seconds = ahead_seconds
         self._ahead = 0
         """How many may wait."""
@@ -137,10 +125,10 @@ class Slot:
         if self.seat is None:
             raise RuntimeError("a lease for an empty seat")
         job.attempts += 1
-        held = self.held[job.id] = Held(job, now)
+        job.since = now
+        self.held[job.id] = job
         if len(self.held) > self.threads:
-            held.begun = False
-            self.waiting.append(held)
+            self.waiting[job.id] = job
         else:
             self._owner.begun(self, job)
         self.seat.outbox.post(Lease(job.id, job.attempts, job.payload, tuple(self.stored), job.route))
@@ -153,7 +141,7 @@ class Slot:
 
     def recall_stale(self, now: float) -> None:
         """The same where leases wait longer than was to be expected: others may have a thread for them."""
-        if self.waiting and now - self.waiting[0].since > _STALE_SECONDS:
+        if self.waiting and now - next(iter(self.waiting.values())).since > _STALE_SECONDS:
             self.recall()
             self._pace, self._ahead = None, 0
             self._set_window()
@@ -172,12 +160,12 @@ class Slot:
     def deliver(self, message: Any) -> None:
         match message:
             case Outcome():
-                held = self.held.pop(message.id, None)
-                if held is not None:
+                job = self.held.pop(message.id, None)
+                if job is not None:
                     self._learn(message)
                     if self.waiting:
                         self._begin_next()
-                    self._owner.settle(self, held.job, message)
+                    self._owner.settle(self, job, message)
             case Ready():
                 self.ready = True
                 self.failed_starts = 0
@@ -185,8 +173,8 @@ class Slot:
                 self._owner.slot_ready(self)
             case Returned():
                 for id_ in message.ids:
-                    if (held := self.held.pop(id_, None)) is not None:
-                        self._return(held)
+                    if (returned := self.held.pop(id_, None)) is not None:
+                        self._return(returned)
             case Said():
                 self._owner.said(self, message.what)
             case Crashed():
@@ -194,15 +182,14 @@ class Slot:
 
     def _begin_next(self) -> None:
         """A thread has become free, and takes what has waited longest."""
-        following = self.waiting.popleft()
-        following.begun, following.since = True, self._clock()
-        self._owner.begun(self, following.job)
+        job = self.waiting.pop(next(iter(self.waiting)))
+        job.since = self._clock()
+        self._owner.begun(self, job)
 
-    def _return(self, held: Held) -> None:
-        if not held.begun:
-            self.waiting.remove(held)
-        held.job.attempts -= 1
-        self._owner.returned(self, held.job)
+    def _return(self, job: Job) -> None:
+        self.waiting.pop(job.id, None)
+        job.attempts -= 1
+        self._owner.returned(self, job)
 
     def _learn(self, outcome: Outcome) -> None:
         if not self._ahead_seconds or outcome.failure is not None:
@@ -227,9 +214,9 @@ class Slot:
         self.ready = False
         self._pace, self._ahead = None, 0
         self._set_window()
-        orphans = [held.job for held in self.held.values() if held.begun]
+        orphans = [job for job in self.held.values() if job.id not in self.waiting]
         self.held.clear()
         self.stored.clear()
-        for held in tuple(self.waiting):
-            self._return(held)
+        for job in tuple(self.waiting.values()):
+            self._return(job)
         self._owner.slot_lost(self, orphans)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from parallamr_mp.engine.messages import Outcome
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import Seat
-from parallamr_mp.engine.slot import Held, Slot
+from parallamr_mp.engine.slot import Slot
 from parallamr_mp.errors import EngineError
 from parallamr_mp.policy.job import Job
 
@@ -219,26 +219,26 @@ class Slots:
         return len(self._suspects)
 
     @property
-    def oldest(self) -> Held | None:
-        """The lease that has been out longest."""
+    def oldest(self) -> Job | None:
+        """The one whose lease has been out longest."""
         # Leases go out in time order and dicts keep it: the first is a slot's oldest.
-        firsts = [held for slot in self._slots if (held := next(iter(slot.held.values()), None)) is not None]
+        firsts = [job for slot in self._slots if (job := next(iter(slot.held.values()), None)) is not None]
         return min(firsts, key=_since, default=None)
 
     def forgive(self, gap: float, now: float) -> None:
         """Leases are `gap` seconds younger than they seem: nobody's time has passed."""
         for slot in self._slots:
-            for held in slot.held.values():
-                held.since = min(held.since + gap, now)
+            for job in slot.held.values():
+                job.since = min(job.since + gap, now)
 
     # ── ending ───────────────────────────────────────────────────────────────
 
     def kill_overdue(self, now: float, longest: float) -> None:
         """Kills the workers with a lease that has been out for more than `longest` seconds."""
         for slot in self._slots:
-            held = next(iter(slot.held.values()), None)
+            oldest = next(iter(slot.held.values()), None)
             # A thread cannot be killed; to cut its channel would idle its neighbours.
-            if held is not None and now - held.since > longest and slot.pid is not None:
+            if oldest is not None and now - oldest.since > longest and slot.pid is not None:
                 slot.kill()
 
     def recall(self) -> None:
@@ -273,5 +273,5 @@ def _load(slot: Slot) -> int:
     return len(slot.held)
 
 
-def _since(held: Held) -> float:
-    return held.since
+def _since(job: Job) -> float:
+    return job.since

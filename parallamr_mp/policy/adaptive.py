@@ -149,6 +149,8 @@ class AdaptiveLimit:
         """In flight at the last lease."""
 
         self._goal = math.inf
+        self._top: float = max(floor, ceiling)
+        """What the level grows up to."""
         self._goal_before = math.inf
         """The goal when the last episode began."""
         self._least_goal = 0.0
@@ -183,6 +185,7 @@ class AdaptiveLimit:
     def ceiling(self, ceiling: int) -> None:
         self._ceiling = ceiling
         self._level = min(self._level, max(ceiling, self._floor))
+        self._set_top()
 
     def limit(self, now: float) -> int:
         level = min(self._level_at(now), self._ceiling)
@@ -202,7 +205,7 @@ class AdaptiveLimit:
             self._blind = False
         # Several outcomes may come before the next lease: what was in flight before them counts.
         used = self._is_used(max(in_flight, self._used))
-        if self._level < self._top() or leased_at < self._reached_at or not used:
+        if self._level < self._top or leased_at < self._reached_at or not used:
             return
         self._held += 1
         if self._held < max(self.ROUND, int(self._level), 0 if self._step else self.PATIENCE):
@@ -224,6 +227,7 @@ class AdaptiveLimit:
             self._blind = True
             self._growing_since = None
             self._goal = self._goal_before
+        self._set_top()
         self._level = max(self._floor, min(self._level, self._goal))
         return new
 
@@ -244,19 +248,19 @@ class AdaptiveLimit:
             at = self._growing_since + self.TAU * math.log(wanted / self._level)
         return _soon(now, max(at, self._ramp.reaches(wanted)))
 
-    def _top(self) -> float:
-        """What the level grows up to."""
-        return max(self._floor, min(self._goal, self._ceiling))
+    def _set_top(self) -> None:
+        """After a change of goal or ceiling."""
+        self._top = max(self._floor, min(self._goal, self._ceiling))
 
     def _most(self) -> float:
         """What the level grows to without another lease: far from what is in use it would be a guess."""
-        return min(self._top(), max(self._level, 1.25 * self._used + 1))
+        return min(self._top, max(self._level, 1.25 * self._used + 1))
 
     def _level_at(self, now: float) -> float:
         if self._growing_since is None:
             return self._level
-        if self._level >= (top := self._top()):
-            return top
+        if self._level >= self._top:
+            return self._top
         since = max(0.0, now - self._growing_since)
         return min(self._most(), self._level * math.exp(min(since / self.TAU, 50.0)))
 
@@ -265,8 +269,8 @@ class AdaptiveLimit:
         self._now = now
         if self._growing_since is None:
             return
-        level, top = self._level_at(now), self._top()
-        if self._level < top <= level:
+        level = self._level_at(now)
+        if self._level < self._top <= level:
             self._reached_at = now
             self._held = 0
         self._level = level
@@ -280,6 +284,7 @@ class AdaptiveLimit:
         if self._level < self._ceiling:
             self._step = min(2 * self._step, max(1, int(self._level) // 8)) if self._step else 1
             self._goal = self._level = float(min(int(self._level) + self._step, self._ceiling))
+            self._set_top()
             self._reached_at = now
 
     def _begin_episode(self, now: float, in_flight: int) -> None:

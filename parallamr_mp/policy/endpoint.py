@@ -153,11 +153,6 @@ class Endpoint:
         return max(0.0, self.cool_until - now, self.breaker.wait(now))
 
     @property
-    def next_is_probe(self) -> bool:
-        """Whether the next lease is to show if it is back."""
-        return self.breaker.since is not None
-
-    @property
     def adapts(self) -> bool:
         return isinstance(self.limit, AdaptiveLimit)
 

@@ -49,6 +49,8 @@ class Job:
     """When its first attempt failed."""
     grant: Grant | None = None
     """What was charged for its present lease."""
+    since: float = 0.0
+    """When its present lease began, in monotonic seconds; later, if nobody had of the time meanwhile."""
 
 
 @value

@@ -98,11 +98,12 @@ class Schedule:
 
     # ── in ───────────────────────────────────────────────────────────────────
 
-    def add(self, job: Job) -> None:
-        """Makes the job ready now."""
+    def add(self, job: Job) -> bool:
+        """Makes the job ready now. False: others of its model go first, and what keeps those keeps it."""
         lane = self._park(job)
         lane.key.ready += 1
         heapq.heappush(lane.ready, (job.id, job))
+        return lane.ready[0][1] is job
 
     def wait(self, job: Job, due: float) -> None:
         """Makes the job ready at the time `due`."""
@@ -152,7 +153,7 @@ class Schedule:
         if found is None:
             return None
         lane, endpoint, tokens = found
-        if endpoint.next_is_probe:
+        if endpoint.breaker.since is not None:  # its next lease is to show if it is back
             lane, endpoint, tokens = self._prober(now, lane, endpoint, tokens)
         job = self._take_out(lane)
         self._flying += 1

@@ -224,7 +224,7 @@ def test_a_lease_that_had_to_wait_is_not_older_than_its_beginning(fast):
         fast.lease(id_)
     fast.now += 50.0
     fast.finish(1, 50.0)
-    assert fast.slot.held[3].since == 150.0
+    assert fast.jobs[3].since == 150.0
 
 
 # --- what a worker makes of its handler ---------------------------------------------------------

@@ -139,7 +139,7 @@ def test_the_worker_with_most_room_gets_the_next_job(fixture):
     fixture.finish(0, 0)
     fixture.place(4)
     assert fixture.seats[1].leases == [1, 3, 4]
-    assert fixture.slots.oldest.job.id == 2
+    assert fixture.slots.oldest.id == 2
 
 
 def test_the_owner_hears_of_each_lease_before_it_goes_out_and_of_all_that_workers_say(fixture):
