@@ -130,6 +130,15 @@ def test_requests_in_one_packet_are_answered_in_their_order():
         assert [client.text() for _ in range(4)] == [answer_to(marker) for marker in "abcd"]
 
 
+def test_a_connection_for_one_request_says_so_and_ends_with_the_answer():
+    with serving() as server, Client(server.port) as client:
+        client.send(request("alone").replace(b"/v1/", b"/once/v1/"))
+        answer = client.file.read()  # up to the end, which comes
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"\r\nConnection: close" in head
+        assert json.loads(body)["choices"][0]["message"]["content"] == answer_to("alone")
+
+
 def test_everyone_gets_the_answer_to_their_own_question():
     with serving(latency=0.001) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(server.port)) for _ in range(50)]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_ONCE = b"/once/"
+"""In a path: the connection is for this one request, whatever the client says."""
 
 _PADDING = (
     'It is told in so many words as answers of a model have: some sentences, "quoted" parts, and commas.\n'
@@ -67,6 +69,11 @@ def answer(body: bytes) -> bytes | None:
     return _ANSWER % (len(_BEFORE) + len(marker) + len(behind), marker, asked, told, asked + told)
 
 
+def parting(response: bytes) -> bytes:
+    """The same response, which says that the connection ends with it."""
+    return response.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+
+
 def plain(status: str, content: object) -> bytes:
     """A response of JSON."""
     body = json.dumps(content).encode()
@@ -91,11 +98,12 @@ class Head:
 def parse_head(head: bytes) -> Head:
     """The head of a request, without the empty line behind it."""
     method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+    path = rest.partition(b" ")[0].partition(b"?")[0]
     length = _LENGTH.search(head)
     return Head(
         method,
-        rest.partition(b" ")[0].partition(b"?")[0],
+        path,
         int(length[1]) if length else 0,
-        _CLOSE.search(head) is not None,
+        _ONCE in path or _CLOSE.search(head) is not None,
         _CHUNKED.search(head) is None,
     )

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmark.chat import answer_to
+from benchmark.scenarios import Size
 
 SHOWN = 3
 """Rows named for each fault."""
@@ -22,13 +23,34 @@ def marker_of(number: int) -> str:
     return f"{number}-{zlib.crc32(b'%d' % number):08x}"
 
 
-def write_table(path: Path, rows: int, *, mock: bool = False) -> None:
-    """The table that all clients read."""
+def write_table(path: Path, size: Size, *, mock: bool = False) -> None:
+    """The table that all clients read. Those of fewer rows are the beginning of those of more."""
+    names = ["provider", "model", "id", "topic", "marker"]
     provider, model = ("mock", "mock") if mock else ("openai", "bench")
+    more = range(size.columns - len(names))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["provider", "model", "id", "topic", "marker"])
-        writer.writerows([provider, model, n, f"subject {n % 97}", marker_of(n)] for n in range(rows))
+        writer.writerow([*names, *(f"x{number}" for number in more)])
+        for n in range(size.rows):
+            further = [f"v{(n + number) % 89}" for number in more]
+            writer.writerow([provider, model, n, f"subject {n % 97}", marker_of(n), *further])
+
+
+def write_contexts(folder: Path, size: Size) -> list[Path]:
+    """The context files that go with a table."""
+    paths = [folder / f"context-{number}.txt" for number in range(size.contexts)]
+    for number, path in enumerate(paths):
+        path.write_text(f"Note {number}: short, for it is not its length that matters.\n", encoding="utf-8")
+    return paths
+
+
+def begins_with(path: Path, start: Path) -> bool:
+    """Whether the bytes of `start` are the first ones of `path`."""
+    with open(path, "rb") as whole, open(start, "rb") as beginning:
+        while chunk := beginning.read(1 << 20):
+            if whole.read(len(chunk)) != chunk:
+                return False
+    return True
 
 
 def faults_of(path: Path, rows: int, *, mock: bool = False) -> list[str]:
@@ -57,8 +79,8 @@ def faults_of(path: Path, rows: int, *, mock: bool = False) -> list[str]:
 
 def _right(output: str | None, number: int, mock: bool) -> bool:
     marker = marker_of(number)
-    # The mock provider echoes what it is asked.
-    return output is not None and (f"[[{marker}]]" in output if mock else output == answer_to(marker))
+    # The mock provider echoes the row's variables, then what it is asked.
+    return output is not None and (f'"marker": "{marker}"' in output if mock else output == answer_to(marker))
 
 
 def _told(numbers: list[int], what: str) -> str:

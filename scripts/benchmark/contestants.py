@@ -6,17 +6,15 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.measure import Work
-from benchmark.scenarios import Scenario
+from benchmark.scenarios import Scenario, Size
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = Path(__file__).resolve().parent / "clients"
-REFERENCE = "aiohttp"
-"""Ratios are to this one: the fastest client on the event loop that asyncio comes with."""
 
 _VERY_SLOW = 0.1
 """Whoever does less than this share of the rows runs in the first round only, for it takes its time."""
@@ -41,6 +39,8 @@ class Contestant:
     """Of a scenario's rows, so that a slow one takes as long as the others."""
     outside: bool = False
     """The command is whole: it is not one for Python."""
+    connects: tuple[str, ...] = ()
+    """Arguments for Python where requests on new connections are measured; empty: it has no part in that."""
 
     @property
     def environment(self) -> str:
@@ -55,41 +55,66 @@ class Contestant:
 
     def arguments(self, python: Path, work: Work) -> list[str]:
         """The command line that does this work."""
-        if self.ours:
-            options = {
-                "-p": work.prompt,
-                "-e": work.experiments,
-                "-o": work.output,
-                "--procs": work.procs,
-                "--threads": work.threads,
-                "--display": "bar",
-            }
-            command = [str(python.parent / "parallamr-mp"), "run", "--overwrite"]
-        else:
-            options = {
-                "--url": work.url,
-                "--experiments": work.experiments,
-                "--prompt": work.prompt,
-                "--output": work.output,
-                "--procs": work.procs,
-                "--threads": work.threads,
-            }
-            if work.ca is not None:
-                options["--ca"] = work.ca
-            command = [*self.command] if self.outside else [str(python), *self.command]
-        return [*command, *(str(word) for option in options.items() for word in option)]
+        if not self.ours:
+            command = self.command if self.outside else (str(python), *self.command)
+            return [*command, *_options(work)]
+        options: list[tuple[str, object]] = [
+            ("-p", work.prompt),
+            ("-e", work.experiments),
+            ("-o", work.output),
+            ("--procs", work.procs),
+            ("--threads", work.threads),
+            ("--display", "bar"),
+            *(("-c", path) for path in work.contexts),
+        ]
+        command = (str(python.parent / "parallamr-mp"), "run", "--resume" if work.resume else "--overwrite")
+        return [*command, *_words(options)]
+
+    def connecting(self, python: Path, work: Work, unknown_ca: Path) -> list[str]:
+        """The command line that makes a new connection for each request, and tells what that took."""
+        return [str(python), *self.connects, "--unknown-ca", str(unknown_ca), *_options(work)]
+
+
+def _options(work: Work) -> list[str]:
+    """What every client but ours is given."""
+    options: list[tuple[str, object]] = [
+        ("--url", work.url),
+        ("--experiments", work.experiments),
+        ("--prompt", work.prompt),
+        ("--output", work.output),
+        ("--procs", work.procs),
+        ("--threads", work.threads),
+    ]
+    return _words(options if work.ca is None else [*options, ("--ca", work.ca)])
+
+
+def _words(options: Iterable[tuple[str, object]]) -> list[str]:
+    return [str(word) for option in options for word in option]
+
+
+_CONNECTING = str(CLIENTS / "connecting.py")
 
 
 def _client(
-    name: str, label: str, *requirements: str, file: str, more: str = "", share: float = 1.0
+    name: str,
+    label: str,
+    *requirements: str,
+    file: str,
+    more: str = "",
+    share: float = 1.0,
+    connects: tuple[str, ...] = (),
 ) -> Contestant:
     command = (str(CLIENTS / file), *more.split())
-    return Contestant(name, label, requirements, command, share)
+    return Contestant(name, label, requirements, command, share, connects=connects)
+
+
+def _ours(name: str, *requirements: str) -> Contestant:
+    return Contestant(name, f"**{name}**", requirements, connects=(_CONNECTING, "--ours"))
 
 
 CONTESTANTS = (
-    Contestant("parallamr-mp", "**parallamr-mp**", ("--editable", str(ROOT))),
-    Contestant("parallamr-mp[fast]", "**parallamr-mp[fast]**", ("--editable", f"{ROOT}[fast]")),
+    _ours("parallamr-mp", "--editable", str(ROOT)),
+    _ours("parallamr-mp[fast]", "--editable", f"{ROOT}[fast]"),
     _client("aiohttp", "aiohttp, fixed workers", "aiohttp>=3.11", "orjson>=3.10", file="with_aiohttp.py"),
     _client(
         "aiohttp-uvloop",
@@ -110,7 +135,7 @@ CONTESTANTS = (
         "aiohttp, a session a request (like the original parallamr)",
         "aiohttp>=3.11",
         file="like_the_original.py",
-        share=0.5,
+        share=0.3,
     ),
     _client("httpx", "httpx.AsyncClient", "httpx>=0.28", "orjson>=3.10", file="with_httpx.py", share=0.05),
     _client("openai", "openai SDK, asynchronous", "openai>=1.60", file="with_openai.py", share=0.05),
@@ -119,10 +144,17 @@ CONTESTANTS = (
         "requests.Session.post in threads",
         *("requests>=2.32.3", "orjson>=3.10"),
         file="with_requests.py",
-        share=0.5,
+        share=0.3,
+        connects=(_CONNECTING,),
     ),
     _client("http.client", "http.client in threads", file="with_http_client.py"),
     _client("raw-sockets", "raw sockets in threads", file="raw_sockets.py"),
+    _client(
+        "pycurl-multi",
+        "libcurl's multi interface, one process",
+        *("pycurl>=7.45.3", "orjson>=3.10"),
+        file="with_pycurl.py",
+    ),
 )
 
 
@@ -139,13 +171,13 @@ def known() -> tuple[Contestant, ...]:
 
 def turns(
     scenario: Scenario, contestants: Sequence[Contestant], rounds: int
-) -> Iterator[tuple[int, Contestant, int]]:
-    """Round, contestant and rows of every cell, in order: all of them in each round, the very slow once."""
+) -> Iterator[tuple[int, Contestant, Size]]:
+    """Round, contestant and size of every cell, in order: all of them in each round, the very slow once."""
     for number in range(rounds):
         for contestant in contestants:
             if number == 0 or contestant.share >= _VERY_SLOW:
-                for rows in scenario.rows_for(contestant.share):
-                    yield number, contestant, rows
+                for size in scenario.sizes_for(contestant.share):
+                    yield number, contestant, size
 
 
 def python_of(contestant: Contestant, *, install: bool) -> Path:

@@ -22,12 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
 import trustme
+
+from benchmark.memory import Memory
 
 _SERVER = "benchmark.server"
 _SCRIPTS = Path(__file__).resolve().parent.parent
 _WAIT_S = 30.0
+_MOCK_TOKENS = 110
+"""The mock provider's answers are as long as the server's, however much it is asked."""
 _PER_ROW_S = 0.05
 """More than the slowest client needs; after that it is stopped, and has failed."""
 
@@ -44,6 +47,9 @@ class Work:
     rows: int
     url: str | None = None
     ca: Path | None = None
+    contexts: tuple[Path, ...] = ()
+    resume: bool = False
+    """Go on with an output that is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,11 @@ class Measures:
     """The exit code."""
     last_words: str
     """The last line on standard error."""
+    parent_bytes: int | None = None
+    """The peak of the process that was started; below, the largest peak of any other one."""
+    worker_bytes: int | None = None
+    writer_bytes: int | None = None
+    """Of the one that has the output open, where that is another than the first."""
     first_s: float | None = None
     """From the start of the client until its first request was with the server."""
     span_s: float | None = None
@@ -145,7 +156,12 @@ def run_client(
     arguments: Sequence[str], work: Work, folder: Path, server: BenchServer | None, sample_s: float
 ) -> Measures:
     """Runs the command in this folder until it ends, and measures it. Nothing of it is left running."""
-    environment = _environment(OPENAI_API_KEY="bench", OPENAI_BASE_URL=work.url, REQUESTS_CA_BUNDLE=work.ca)
+    environment = _environment(
+        OPENAI_API_KEY="bench",
+        OPENAI_BASE_URL=work.url,
+        REQUESTS_CA_BUNDLE=work.ca,
+        MOCK_OUTPUT_TOKENS=_MOCK_TOKENS,
+    )
     if server is not None:
         server.reset()
     with open(folder / "messages", "w+b") as messages:
@@ -161,7 +177,7 @@ def run_client(
         )
         with (
             _stopped_after(process, _WAIT_S + work.rows * _PER_ROW_S),
-            Memory(process.pid, sample_s) as memory,
+            Memory(process.pid, work.output, sample_s) as memory,
         ):
             _, status, used = os.wait4(process.pid, 0)
             wall = time.monotonic() - started
@@ -176,6 +192,9 @@ def run_client(
         peak_bytes=memory.peak,
         code=process.returncode,
         last_words=next((line.strip() for line in reversed(words) if line.strip()), ""),
+        parent_bytes=memory.parent,
+        worker_bytes=memory.worker,
+        writer_bytes=memory.writer,
         first_s=first - started if first is not None else None,
         span_s=last - first if first is not None and last is not None else None,
         requests=stats.get("requests"),
@@ -232,53 +251,3 @@ def _stopped_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator
         timer.cancel()
         timer.join()
         kill()
-
-
-class Memory:
-    """The peak memory of a process and its descendants, looked at every `every` seconds by a thread."""
-
-    def __init__(self, pid: int, every: float) -> None:
-        self.peak = 0
-        self._pid = pid
-        self._every = every
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        # The first look is early, so that a short run has one; and late enough for it to be under way.
-        wait = min(0.1, self._every)
-        while not self._over.wait(wait):
-            self.peak = max(self.peak, tree_bytes(self._pid))
-            wait = self._every
-
-
-def tree_bytes(pid: int) -> int:
-    """The memory of this process and its descendants right now."""
-    try:
-        process = psutil.Process(pid)
-        tree = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    return sum(_bytes_of(each) for each in tree)
-
-
-def _bytes_of(process: psutil.Process) -> int:
-    try:
-        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as file:
-            return 1024 * sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-    except FileNotFoundError:
-        pass
-    except OSError:  # it has ended meanwhile
-        return 0
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0

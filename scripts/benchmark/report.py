@@ -1,4 +1,4 @@
-"""Cells to summaries, and these to tables of Markdown, JSON and a picture.
+"""What clients came to: cells, one for each run, and summaries of those that are of the same.
 
 Medians over rounds; a ratio is that of two cells of the same round, and its median is taken last.
 """
@@ -6,16 +6,11 @@ Medians over rounds; a ratio is that of two cells of the same round, and its med
 from __future__ import annotations
 
 import statistics
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from benchmark.measure import Measures
-from benchmark.scenarios import Scenario
-
-OUR_COLOUR, THEIR_COLOUR = "#D55E00", "#999999"
+from benchmark.scenarios import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +21,16 @@ class Cell:
     client: str
     label: str
     round: int
-    rows: int
+    size: Size
     ideal_s: float
     """What the server's latency alone takes, with all seats taken."""
     measures: Measures
     faults: tuple[str, ...]
     help_s: float | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.size.rows
 
     @property
     def rate(self) -> float:
@@ -46,12 +45,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A line of a table. Ratios are to the reference, and None where it does not take part."""
+    """A line of a table. Ratios are to the scenario's reference, and None where it does not take part."""
 
     scenario: str
     client: str
     label: str
-    rows: int
+    size: Size
     rounds: int
     rate: float
     rate_ratio: float | None
@@ -62,7 +61,14 @@ class Summary:
     cpu_ratio: float | None
     cpu_s: float
     wall_s: float
+    further_us: float | None
+    """Processor time of a row beyond those of the smallest run of the same client in the round."""
+    further_ratio: float | None
+    """To that of the second smallest."""
     peak_bytes: float
+    parent_bytes: float | None
+    worker_bytes: float | None
+    writer_bytes: float | None
     peak_in_flight: float | None
     connections: float | None
     handshakes: float | None
@@ -73,35 +79,91 @@ class Summary:
     faults: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def rows(self) -> int:
+        return self.size.rows
 
-def summaries(cells: Iterable[Cell], reference: str) -> list[Summary]:
-    """One for each client and number of rows in a scenario, in the order in which they first ran."""
-    groups: dict[tuple[str, str, int], list[Cell]] = {}
+
+def summaries(cells: Iterable[Cell], references: Mapping[str, str]) -> list[Summary]:
+    """One for each client and size in a scenario, in the order in which they first ran.
+
+    `references`: the client that a scenario's ratios are to, by the scenario's name.
+    """
+    groups: dict[tuple[str, str, Size], list[Cell]] = {}
+    sound: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.scenario, cell.client, cell.rows), []).append(cell)
-    sound = {
-        (cell.scenario, cell.round): cell
-        for group in groups.values()
-        for cell in group
-        if cell.client == reference and not cell.faults
-    }
+        groups.setdefault((cell.scenario, cell.client, cell.size), []).append(cell)
+        if not cell.faults:
+            sound.setdefault((cell.scenario, cell.client, cell.round), []).append(cell)
     return [
-        _summary(group, [sound.get((cell.scenario, cell.round)) for cell in group])
+        _summary(
+            [
+                _Placed(
+                    cell,
+                    next(iter(sound.get((cell.scenario, references[cell.scenario], cell.round), [])), None),
+                    sound.get((cell.scenario, cell.client, cell.round), []),
+                )
+                for cell in group
+            ]
+        )
         for group in groups.values()
     ]
 
 
-def _summary(cells: Sequence[Cell], references: Sequence[Cell | None]) -> Summary:
-    def middle(read: Callable[[Cell], float | None]) -> float | None:
-        found = [value for cell in cells if (value := read(cell)) is not None]
+def ratio_within_rounds(
+    cells: Iterable[Cell], client: str, other: str, read: Callable[[Cell], float]
+) -> float | None:
+    """The median over rounds of one client's figure over the other's, in a scenario of one size."""
+    figures = {(cell.client, cell.round): read(cell) for cell in cells}
+    ratios = [
+        figure / figures[other, number]
+        for (name, number), figure in figures.items()
+        if name == client and (other, number) in figures
+    ]
+    return statistics.median(ratios) if ratios else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A cell, and the sound ones of its round that it compares with."""
+
+    cell: Cell
+    reference: Cell | None
+    family: Sequence[Cell]
+    """Of the same client, whatever their size."""
+
+    def ratio(self, read: Callable[[Cell], float]) -> float | None:
+        return None if self.reference is None else read(self.cell) / read(self.reference)
+
+    def further(self) -> float | None:
+        """Microseconds for each row beyond the smallest run's: without what a start costs."""
+        smallest = min(self.family, key=lambda cell: cell.rows, default=None)
+        return None if smallest is None else _between(smallest, self.cell)
+
+    def further_ratio(self) -> float | None:
+        ordered = sorted(self.family, key=lambda cell: cell.rows)[:2]
+        own, base = self.further(), _between(ordered[0], ordered[-1]) if ordered else None
+        return own / base if own is not None and base else None
+
+
+def _between(smaller: Cell, larger: Cell) -> float | None:
+    if larger.rows <= smaller.rows:
+        return None
+    return (larger.measures.cpu_s - smaller.measures.cpu_s) / (larger.rows - smaller.rows) * 1e6
+
+
+def _summary(placed: Sequence[_Placed]) -> Summary:
+    cells = [each.cell for each in placed]
+
+    def median(values: Iterable[float | None]) -> float | None:
+        found = [value for value in values if value is not None]
         return statistics.median(found) if found else None
+
+    def middle(read: Callable[[Cell], float | None]) -> float | None:
+        return median(read(cell) for cell in cells)
 
     def told(read: Callable[[Cell], float]) -> float:
         return statistics.median(read(cell) for cell in cells)
-
-    def ratio(read: Callable[[Cell], float]) -> float | None:
-        pairs = [(cell, other) for cell, other in zip(cells, references, strict=True) if other is not None]
-        return statistics.median(read(cell) / read(other) for cell, other in pairs) if pairs else None
 
     first = cells[0]
     asked = [cell.measures.requests for cell in cells if cell.measures.requests is not None]
@@ -112,17 +174,22 @@ def _summary(cells: Sequence[Cell], references: Sequence[Cell | None]) -> Summar
         scenario=first.scenario,
         client=first.client,
         label=first.label,
-        rows=first.rows,
+        size=first.size,
         rounds=len(cells),
         rate=told(lambda cell: cell.rate),
-        rate_ratio=ratio(lambda cell: cell.rate),
+        rate_ratio=median(each.ratio(lambda cell: cell.rate) for each in placed),
         rate_in_span=middle(lambda cell: cell.rows / cell.measures.span_s if cell.measures.span_s else None),
         ideal=middle(lambda cell: cell.ideal_s / cell.measures.wall_s if cell.ideal_s else None),
         cpu_us=told(lambda cell: cell.cpu_us),
-        cpu_ratio=ratio(lambda cell: cell.cpu_us),
+        cpu_ratio=median(each.ratio(lambda cell: cell.cpu_us) for each in placed),
         cpu_s=told(lambda cell: cell.measures.cpu_s),
         wall_s=told(lambda cell: cell.measures.wall_s),
+        further_us=median(each.further() for each in placed),
+        further_ratio=median(each.further_ratio() for each in placed),
         peak_bytes=told(lambda cell: cell.measures.peak_bytes),
+        parent_bytes=middle(lambda cell: cell.measures.parent_bytes),
+        worker_bytes=middle(lambda cell: cell.measures.worker_bytes),
+        writer_bytes=middle(lambda cell: cell.measures.writer_bytes),
         peak_in_flight=middle(lambda cell: cell.measures.peak_in_flight),
         connections=middle(lambda cell: cell.measures.connections),
         handshakes=middle(lambda cell: cell.measures.handshakes),
@@ -138,118 +205,3 @@ def _summary(cells: Sequence[Cell], references: Sequence[Cell | None]) -> Summar
         faults=tuple(dict.fromkeys(fault for cell in cells for fault in cell.faults)),
         notes=tuple(notes),
     )
-
-
-def _number(form: str) -> Callable[[float | None], str]:
-    return lambda value: "-" if value is None else form.format(value)
-
-
-COLUMNS: dict[str, tuple[str, Callable[[Summary], str]]] = {
-    "rate": ("req/s", lambda line: _number("{:,.0f}")(line.rate)),
-    "rows": ("rows/s", lambda line: _number("{:,.0f}")(line.rate)),
-    "rate_ratio": ("ratio", lambda line: _number("{:.2f}")(line.rate_ratio)),
-    "ideal": ("of the ideal", lambda line: _number("{:.2f}")(line.ideal)),
-    "cpu": ("CPU µs a request", lambda line: _number("{:,.0f}")(line.cpu_us)),
-    "cpu_row": ("CPU µs a row", lambda line: _number("{:,.0f}")(line.cpu_us)),
-    "cpu_ratio": ("ratio", lambda line: _number("{:.2f}")(line.cpu_ratio)),
-    "cpu_all": ("CPU s", lambda line: _number("{:.2f}")(line.cpu_s)),
-    "wall": ("wall s", lambda line: _number("{:.2f}")(line.wall_s)),
-    "peak": ("peak in flight", lambda line: _number("{:,.0f}")(line.peak_in_flight)),
-    "connections": ("connections", lambda line: _number("{:,.0f}")(line.connections)),
-    "handshakes": ("handshakes", lambda line: _number("{:,.0f}")(line.handshakes)),
-    "memory": ("peak MB", lambda line: _number("{:.0f}")(line.peak_bytes / 1e6)),
-    "first": ("first request after s", lambda line: _number("{:.2f}")(line.first_s)),
-    "help": ("--help s", lambda line: _number("{:.2f}")(line.help_s)),
-    "count": ("rows", lambda line: _number("{:,.0f}")(line.rows)),
-}
-
-
-def table(scenario: Scenario, lines: Sequence[Summary]) -> str:
-    """The scenario as Markdown: a heading, what it is, a table, and what is to be said of its lines."""
-    columns = [COLUMNS[name] for name in scenario.columns]
-    most = max(scenario.rows)
-    told = [f"{scenario.procs} processes of {scenario.threads} threads, or {scenario.in_flight} tasks of one"]
-    rounds = max((line.rounds for line in lines), default=0)
-    told += [
-        f"{line.client} {line.rows:,} rows{', once' if line.rounds < rounds else ''}"
-        for line in lines
-        if line.rows < min(scenario.rows)
-    ]
-    text = [
-        f"### {scenario.title}",
-        "",
-        f"{most:,} rows; {'; '.join(told)}. {f'Median of {rounds} rounds' if rounds > 1 else 'One round'}.",
-        "",
-        f"| client | {' | '.join(title for title, _ in columns)} |",
-        f"|---|{'---:|' * len(columns)}",
-    ]
-    for line in lines:
-        values = ["wrong" if line.faults else show(line) for _, show in columns]
-        text.append(f"| {line.label} | {' | '.join(values)} |")
-    busy = max((line.server_us for line in lines if line.server_us is not None), default=None)
-    if busy is not None:
-        text += ["", f"The server took at most {busy:.0f} µs of processor a request."]
-    said = [f"- **{line.client}: wrong results: {fault}**" for line in lines for fault in line.faults]
-    said += [f"- {line.client}: {note}" for line in lines for note in line.notes]
-    return "\n".join([*text, *([""] if said else []), *said])
-
-
-def as_json(machine: dict[str, Any], cells: Sequence[Cell], lines: Sequence[Summary]) -> dict[str, Any]:
-    return {
-        "machine": machine,
-        "summary": [asdict(line) for line in lines],
-        "cells": [{**asdict(cell), "rate": cell.rate, "cpu_us": cell.cpu_us} for cell in cells],
-    }
-
-
-def draw(scenarios: Sequence[Scenario], lines: Sequence[Summary], machine: str, path: Path) -> None:
-    """Requests a second and processor time a request of everyone, a row of two pictures for each scenario."""
-    # Only for the picture: the tables need none of it.
-    import matplotlib as mpl  # noqa: PLC0415
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    shown = [
-        (scenario, [line for line in lines if line.scenario == scenario.name and not line.faults])
-        for scenario in scenarios
-        if "rate_ratio" in scenario.columns
-    ]
-    shown = [(scenario, found) for scenario, found in shown if found]
-    if not shown:
-        raise ValueError("nothing to draw: none of the scenarios has requests a second to compare")
-    plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
-    heights = [1 + len(found) for _, found in shown]
-    figure, grid = plt.subplots(
-        len(shown),
-        2,
-        figsize=(9, 0.24 * sum(heights) + 0.5),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
-    )
-    for (left, right), (scenario, found) in zip(grid, shown, strict=True):
-        colours = [OUR_COLOUR if line.client.startswith("parallamr-mp") else THEIR_COLOUR for line in found]
-        places, rates, costs = (
-            range(len(found)),
-            [line.rate for line in found],
-            [line.cpu_us for line in found],
-        )
-        left.bar_label(left.barh(places, rates, color=colours), [f" {rate:,.0f}" for rate in rates])
-        left.set_yticks(places, [line.label.strip("*") for line in found])
-        left.margins(x=0.15)
-        # Points: the length of a bar says nothing where there is no zero.
-        right.scatter(costs, places, color=colours)
-        for place, cost in zip(places, costs, strict=True):
-            right.annotate(f"{cost:,.0f}", (cost, place), (7, 0), textcoords="offset points", va="center")
-        right.set(xscale="log", xlim=(50, 50_000), yticks=places, yticklabels=[""] * len(found))
-        right.grid(axis="x", color="#dddddd")
-        right.set_axisbelow(True)
-        for axes in (left, right):
-            axes.set_ylim(len(found) - 0.4, -0.6)
-        left.set_title(scenario.title, loc="left", fontweight="bold")
-    left.set_xlabel("requests a second")
-    right.set_xlabel("µs of processor a request, in powers of ten")
-    figure.supxlabel(textwrap.fill(machine, 170), fontsize=6, color="#555555")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -10,6 +10,7 @@ and some 10 of the kernel's (30 where it has to wake many threads): that leaves 
     POST …/reset     zeroes them
     GET  …/models    the one model
     POST anything    an answer made of the marker in the body: what stands between [[ and ]]
+    …/once/…         the same, and the connection ends with the answer
 
 The counters leave out connections that were there at the reset: whoever resets and reads them over the same
 connection is not counted.
@@ -31,7 +32,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 
-from benchmark.chat import Head, answer, parse_head, plain
+from benchmark.chat import Head, answer, parse_head, parting, plain
 
 READ, WRITE = 1, 4
 """As select.EPOLLIN and select.EPOLLOUT, which not every system has."""
@@ -258,6 +259,8 @@ class Server:
                     counters.first = now
                 counters.requests += 1
                 counters.bytes_in += len(request)
+                if head.closes:
+                    response = parting(response)
                 counters.bytes_out += len(response)
                 self._due.append((now + self.latency, connection, response))
                 if len(self._due) > counters.peak_in_flight:  # noqa: PLR1730 - half as dear as max()
