@@ -154,7 +154,7 @@ def main() -> int:
             if options.json:
                 figures = as_json(machine, bench.cells, lines)
                 options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    reached = goals.told(goals.Figures(bench.cells, lines))
+    reached = goals.told(goals.Figures(bench.cells, lines), fewer_rows=bool(options.rows))
     if reached and not options.quick:
         print(f"\n{reached}", flush=True)
     if options.plot:
@@ -163,7 +163,8 @@ def main() -> int:
         return 1
     if options.readme:
         publish.publish(ROOT, told(machine), tables, reached)
-        draw(scenarios[:1], lines, told(machine), ROOT / publish.PICTURE)
+        drawn = [each for each in scenarios if each.name == publish.SHOWN[0]]
+        draw(drawn, lines, told(machine), ROOT / publish.PICTURE)
     return 0
 
 

@@ -17,7 +17,8 @@ import psutil
 class Memory:
     """Peaks of a process and its descendants, looked at every `every` seconds by a thread. Bytes.
 
-    A short peak between two looks is not seen.
+    A short peak between two looks is not seen, nor is a process that lives that shortly: one on its way
+    to another program shares all memory of its parent for a moment, and would count as much.
     """
 
     def __init__(self, pid: int, output: Path, every: float) -> None:
@@ -27,6 +28,8 @@ class Memory:
         self._output = os.path.realpath(output)
         self._every = every
         self._peaks: dict[int, int] = {}
+        self._last: set[int] = {pid}
+        """Who was there at the last look."""
         self._writers: set[int] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -65,7 +68,9 @@ class Memory:
             wait = self._every
 
     def _look(self) -> None:
-        now = bytes_of_tree(self._pid)
+        there = bytes_of_tree(self._pid)
+        now = {pid: size for pid, size in there.items() if pid in self._last}
+        self._last = {self._pid, *there}
         self.peak = max(self.peak, sum(now.values()))
         for pid, size in now.items():
             self._peaks[pid] = max(size, self._peaks.get(pid, 0))

@@ -64,7 +64,7 @@ class Summary:
     further_us: float | None
     """Processor time of a row beyond those of the smallest run of the same client in the round."""
     further_ratio: float | None
-    """To that of the second smallest."""
+    """To that of the second largest number of rows, in a table as usual."""
     peak_bytes: float
     parent_bytes: float | None
     worker_bytes: float | None
@@ -141,9 +141,14 @@ class _Placed:
         return None if smallest is None else _between(smallest, self.cell)
 
     def further_ratio(self) -> float | None:
-        ordered = sorted(self.family, key=lambda cell: cell.rows)[:2]
-        own, base = self.further(), _between(ordered[0], ordered[-1]) if ordered else None
-        return own / base if own is not None and base else None
+        numbers = sorted({cell.rows for cell in self.family})
+        if len(numbers) < 3:
+            return None
+        usual = next((cell for cell in self.family if cell.size == Size(numbers[-2])), None)
+        smallest = next(cell for cell in self.family if cell.rows == numbers[0])
+        own, base = self.further(), _between(smallest, usual) if usual else None
+        # Of so few rows that they are lost in what a start takes, more or less, no ratio says anything.
+        return own / base if own is not None and base is not None and base > 0 else None
 
 
 def _between(smaller: Cell, larger: Cell) -> float | None:
