@@ -71,8 +71,8 @@ def sweep(task: Task) -> Done:
 def resume(task: Task) -> Done:
     """Results of all rows are there, made before if they are not; `LEFT` more are asked."""
     finished = _finished(task, task.size.rows)
-    if not finished.exists() and (faults := sweep(task).faults):
-        raise RuntimeError(f"no results to go on with: {'; '.join(faults)}")
+    if not finished.exists() and (made := sweep(task)).faults:
+        return made
     work = replace(_work(task, replace(task.size, rows=task.size.rows + LEFT)), resume=True)
     shutil.copytree(finished, task.place, dirs_exist_ok=True)
     measures = _run(task, task.contestant.arguments(task.python, work), work)
