@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from parallamr_mp import events
@@ -94,6 +95,7 @@ def dispatch(
             lease_timeout=config.timeout + _LEASE_GRACE,
             stop_when=traffic.thresholds.reason,
             housekeep=traffic.housekeep,
+            models=Counter(provider for provider, _ in plan.survey.models),
         )
         try:
             return dispatcher.run()

@@ -86,17 +86,18 @@ class Dispatcher:
         lease_timeout: float | None = None,
         stop_when: Callable[[float], StopReason | None] = lambda now: None,  # noqa: ARG005
         housekeep: Callable[[float], None] = lambda now: None,  # noqa: ARG005
+        models: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`make_seat(number)` starts a worker; `drain_timeout` and `lease_timeout` are in seconds.
 
-        `jobs` are read by key, each in the order of its ids. A worker whose
+        `jobs` are read by key, each in the order of its ids; see `Feed` for `models`. A worker whose
         oldest lease is older than `lease_timeout` is killed: its own deadline
         has failed (a name server that does not answer, say). `stop_when` is
         asked before each round of leases, `housekeep` called about ten times a
         second, both with the time.
         """
-        self._feed = Feed(jobs, schedule, self._settled)
+        self._feed = Feed(jobs, schedule, self._settled, models)
         self._stop_when, self._housekeep = stop_when, housekeep
         self._results, self._schedule = results, schedule
         self._bus, self._signals, self._clock = bus, signals, clock

@@ -30,10 +30,15 @@ class Feed:
         sources: Mapping[str, Iterator[Job]],
         schedule: Schedule,
         settled: Callable[[Job], bool],
+        models: Mapping[str, int] | None = None,
     ) -> None:
-        """`settled` is given jobs that have their verdict already; False: no more of them now."""
+        """`settled` is given jobs that have their verdict already; False: no more of them now.
+
+        `models` is how many different ones a key's jobs are of, where that is known.
+        """
         self._sources = dict(sources)
         self._schedule, self._settled = schedule, settled
+        self._models = models or {}
 
     @property
     def exhausted(self) -> bool:
@@ -78,7 +83,7 @@ class Feed:
         schedule = self._schedule
         found = False
         while not found:
-            more = [key for key in self._sources if schedule.parked_of(key) < LOOK_AHEAD]
+            more = [key for key in self._sources if self._may_help(key)]
             if not more or schedule.parked_bytes >= LOOK_AHEAD_BYTES:
                 return False
             for key in more:
@@ -90,6 +95,13 @@ class Feed:
                 elif not self._settled(job):
                     return False
         return True
+
+    def _may_help(self, key: str) -> bool:
+        """Whether a job may come that is not blocked: of a model that has none yet."""
+        schedule = self._schedule
+        if schedule.models_ready(key) == self._models.get(key):
+            return False
+        return schedule.parked_of(key) < LOOK_AHEAD
 
     def _read(self, key: str) -> Job | None:
         """The source's next job; None: it has no more."""

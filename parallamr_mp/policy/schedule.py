@@ -44,6 +44,8 @@ class _Key:
         self.lanes: list[_Lane] = []
         self.ready = 0
         """Its jobs that are ready."""
+        self.open = 0
+        """Its lanes with such jobs."""
         self.parked = 0
         """Its jobs that are ready, or wait for their time."""
 
@@ -62,6 +64,21 @@ class _Lane:
         self.failed_at = -math.inf
         """When its last outcome came, if that was a failure that the endpoint may be blamed for."""
         self.estimator = TokenEstimator()
+
+    def push(self, job: Job) -> None:
+        """The job is ready."""
+        if not self.ready:
+            self.key.open += 1
+        self.key.ready += 1
+        heapq.heappush(self.ready, (job.id, job))
+
+    def pop(self) -> Job:
+        """Takes out the earliest."""
+        job = heapq.heappop(self.ready)[1]
+        self.key.ready -= 1
+        if not self.ready:
+            self.key.open -= 1
+        return job
 
 
 class Schedule:
@@ -101,8 +118,7 @@ class Schedule:
     def add(self, job: Job) -> bool:
         """Makes the job ready now. False: others of its model go first, and what keeps those keeps it."""
         lane = self._park(job)
-        lane.key.ready += 1
-        heapq.heappush(lane.ready, (job.id, job))
+        lane.push(job)
         return lane.ready[0][1] is job
 
     def wait(self, job: Job, due: float) -> None:
@@ -118,8 +134,7 @@ class Schedule:
 
     def _take_out(self, lane: _Lane) -> Job:
         """The lane's first job, which is held here no longer."""
-        job = heapq.heappop(lane.ready)[1]
-        lane.key.ready -= 1
+        job = lane.pop()
         lane.key.parked -= 1
         self.parked_bytes -= job.size
         return job
@@ -143,9 +158,7 @@ class Schedule:
         """The earliest job that may go, charged as in flight and with its route; None when there is none."""
         while self._waiting and self._waiting[0][0] <= now:
             job = heapq.heappop(self._waiting)[2]
-            lane = self._lanes[job.key, job.model]
-            lane.key.ready += 1
-            heapq.heappush(lane.ready, (job.id, job))
+            self._lanes[job.key, job.model].push(job)
         self._soonest, self.broke = math.inf, ""
         if self._total is not None and self.full:
             return None
@@ -371,6 +384,11 @@ class Schedule:
         """The same, of one key."""
         known = self._keys.get(key)
         return 0 if known is None else known.parked
+
+    def models_ready(self, key: str) -> int:
+        """Models of one key that have ready jobs."""
+        known = self._keys.get(key)
+        return 0 if known is None else known.open
 
     def ready_of(self, key: str) -> int:
         """Jobs of one key that are ready."""

@@ -230,14 +230,14 @@ def test_a_limited_key_does_not_hold_up_another():
     assert len(results.outcomes) == 50
 
 
-def test_the_table_is_read_no_further_than_there_are_threads_for():
+def test_the_table_is_read_no_further_than_there_are_threads_for_and_as_many_again_that_are_fast():
     table, ahead, done = Table(jobs(100)), [], itertools.count()
 
     def note(payload, attempt):
         ahead.append(table.read - next(done))
 
     run(table, note, slots=2, threads=3)
-    assert max(ahead) <= 6
+    assert max(ahead) <= 2 * 6
     assert table.read == 100
 
 
@@ -292,4 +292,5 @@ def test_results_that_are_not_safe_yet_hold_leases_back(verdicts):
         table, lambda payload, attempt: None, results=results, threads=1, seen=(drain_sometimes,), clock=clock
     )
     assert len(only(results)) == 30
-    assert max(most) <= 3 + 1  # one slot's lease was out when the other's result made it full
+    # When a result made it full, three more leases were out: a thread's and one ahead of it, of two slots.
+    assert max(most) <= 3 + 3

@@ -35,7 +35,7 @@ class Source:
 class Table:
     """A feed of rows that are written as KEY, KEY/MODEL, or KEY/! if settled already."""
 
-    def __init__(self, rows, limits=None, total=None, *, accepts=10**9, error=None, **more):
+    def __init__(self, rows, limits=None, total=None, *, accepts=10**9, error=None, models=None, **more):
         made = {}
         for number, row in enumerate(rows):
             key, _, rest = row.partition("/")
@@ -45,7 +45,7 @@ class Table:
         self.sources = {key: Source(jobs, error if key == "a" else None) for key, jobs in made.items()}
         self.schedule = Schedule(at_once(limits or {}), total)
         self.settled, self.accepts = [], accepts
-        self.feed = Feed(self.sources, self.schedule, self.settle)
+        self.feed = Feed(self.sources, self.schedule, self.settle, models)
 
     def settle(self, job):
         self.settled.append(job.id)
@@ -99,6 +99,20 @@ def test_a_key_without_room_does_not_hold_up_another_however_long_its_part_of_th
 def test_a_model_without_room_does_not_hold_up_another_within_the_look_ahead(monkeypatch):
     monkeypatch.setattr(feeds, "LOOK_AHEAD", 20)
     table = Table(["a/slow"] * 15 + ["a/quick"] * 5, {"a/slow": 1})
+    assert table.ids() == [0, 15, 16, 17, 18, 19]
+
+
+def test_nothing_is_read_ahead_where_no_other_model_can_come():
+    table = Table(["a/one", "a/two"] * 50 + ["b"] * 50, {"a": 2, "b": 3}, models={"a": 2, "b": 1})
+    first = table.next()
+    assert table.ids() == [1, 100, 101, 102]
+    assert table.read() == {"a": 4, "b": 4}
+    table.schedule.release(first, 0.0)
+    assert table.ids() == [2]
+
+
+def test_a_key_is_read_on_while_one_of_its_models_has_not_come():
+    table = Table(["a/slow"] * 15 + ["a/quick"] * 5, {"a/slow": 1}, models={"a": 2})
     assert table.ids() == [0, 15, 16, 17, 18, 19]
 
 
