@@ -18,10 +18,9 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, BinaryIO, NoReturn
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import orjson
 
@@ -35,15 +34,19 @@ STDIN = "-"
 _LONE = re.compile("[\ud800-\udfff]")
 _LONG_NUMBER = re.compile(r"\d{19}")
 _SPOOL_IN_MEMORY = 8 << 20
+_SHORT = 10_000
+"""Characters of a row's parameters that may be kept for the rows to come."""
 MAX_PARAM_DEPTH = 200
 """Levels of a parameter's value: what is written as JSON can hold few more around it."""
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole document
 
 
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """One row of the table, as text. `values` are in the order of the table's columns."""
+class Experiment(NamedTuple):
+    """One row of the table, as text. `values` are in the order of the table's columns.
+
+    A tuple, as one is made for each row in each pass.
+    """
 
     row_number: int
     """1 for the first row below the header."""
@@ -84,12 +87,14 @@ class Table:
             for index, name in enumerate(self.columns)
             if name.startswith(PARAM_PREFIX)
         )
+        self._param_names = tuple(name for _, name in self.param_columns)
 
     # ── rows ─────────────────────────────────────────────────────────────────
 
     def rows(self) -> Iterator[Experiment]:
         """Every experiment in order. Raises `BadInput` at the first row that is none."""
         provider_at, model_at = self._provider_at, self._model_at
+        make = tuple.__new__  # a named tuple's own constructor is a Python function
         cells = self._json_rows() if self.json_lines else self._csv_rows()
         for number, (line, values) in enumerate(cells, start=1):
             provider, model = values[provider_at].strip(), values[model_at].strip()
@@ -101,29 +106,38 @@ class Table:
                     column="provider" if not provider else "model",
                     hint="Every row needs a provider and a model.",
                 )
-            yield Experiment(number, provider, model, values)
+            yield make(Experiment, (number, provider, model, values))
 
     def variables(self, experiment: Experiment) -> dict[str, str]:
         """The row's template variables by column name."""
         return dict(zip(self.columns, experiment.values, strict=True))
 
     def params(self, experiment: Experiment) -> dict[str, Any]:
-        """The row's body parameters: its `param:NAME` cells that are not empty, as typed values."""
-        params = {}
-        for index, name in self.param_columns:
-            text = experiment.values[index].strip()
-            if text:
-                try:
-                    params[name] = parse_param(text)
-                except ValueError as error:
-                    malformed = isinstance(error, json.JSONDecodeError)
-                    self._fail(
-                        f"{'is not JSON' if malformed else 'cannot be sent'}: {error}",
-                        row=experiment.row_number,
-                        column=self.columns[index],
-                        hint='Expected a JSON value such as 0.7, true, "text" or {"type": "json_object"}.',
-                    )
-        return params
+        """The row's body parameters: its `param:NAME` cells that are not empty, as typed values.
+
+        Not to be changed: rows with the same cells share them.
+        """
+        if not self.param_columns:
+            return {}
+        texts = tuple([experiment.values[index].strip() for index, _ in self.param_columns])
+        try:
+            return _parsed(self._param_names, texts)
+        except ValueError:
+            self._fail_param(experiment.row_number, texts)
+
+    def _fail_param(self, row: int, texts: tuple[str, ...]) -> NoReturn:
+        for name, text in zip(self._param_names, texts, strict=True):
+            try:
+                _parse((name,), (text,))
+            except ValueError as error:
+                malformed = isinstance(error, json.JSONDecodeError)
+                self._fail(
+                    f"{'is not JSON' if malformed else 'cannot be sent'}: {error}",
+                    row=row,
+                    column=PARAM_PREFIX + name,
+                    hint='Expected a JSON value such as 0.7, true, "text" or {"type": "json_object"}.',
+                )
+        raise AssertionError("one of them is at fault")
 
     def close(self) -> None:
         if self._spool is not None:
@@ -164,11 +178,10 @@ class Table:
             reader = csv.reader(text, strict=True)
             number = 0
             try:
-                rows = filter(None, reader)  # blank lines are no rows, above the header neither
-                next(rows, None)
-                for cells in rows:
-                    if not any(cells):
-                        continue  # a line of commas, as spreadsheets leave them
+                # Blank lines are no rows, above the header neither; below it, nor are lines of commas,
+                # as spreadsheets leave them.
+                next(filter(None, reader), None)
+                for cells in filter(any, reader):
                     number += 1
                     if len(cells) != width:
                         self._fail(
@@ -338,6 +351,22 @@ def parse_param(text: str) -> Any:
     return value
 
 
+def _parse(names: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
+    return {name: parse_param(text) for name, text in zip(names, texts, strict=True) if text}
+
+
+_parse_again = lru_cache(maxsize=128)(_parse)
+
+
+def _parsed(names: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
+    """Parameters by name, without those whose text is empty. Raises ValueError.
+
+    Most tables have few of them, over and over; long ones, as of schemas, are
+    not kept in great number.
+    """
+    return (_parse_again if sum(map(len, texts)) < _SHORT else _parse)(names, texts)
+
+
 def check_sendable(value: Any, text: str) -> None:
     """Raises ValueError where `value`, as read from `text`, is not what the text says or fits in no body."""
     if _depth(value) > MAX_PARAM_DEPTH:
@@ -360,40 +389,6 @@ def _depth(value: Any) -> int:
         depth += 1
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
     return depth
-
-
-def identify(
-    *,
-    provider: str,
-    model: str,
-    variables: Sequence[tuple[str, str]],
-    params: dict[str, Any],
-    sources: bytes,
-    repeat: int,
-) -> str:
-    """The `experiment_id`: 16 hexadecimal digits that stand for what is asked, and of whom.
-
-    `sources` is the digest of prompt, context and system texts. Variables
-    without a value do not count, nor does the order of columns or parameters,
-    so that a reordered table asks the same questions.
-    """
-    filled = sorted((name, value) for name, value in variables if value and not name.startswith(PARAM_PREFIX))
-    return identity_of(provider, model, filled, params, sources, repeat)
-
-
-def identity_of(
-    provider: str,
-    model: str,
-    filled: list[tuple[str, str]],
-    params: dict[str, Any],
-    sources: bytes,
-    repeat: int,
-) -> str:
-    """As `identify`; `filled`: the variables that count, in the order of their names."""
-    text = orjson.dumps(
-        [provider, model, filled, params, repeat], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
-    )
-    return blake2b(text, digest_size=8, key=sources).hexdigest()
 
 
 def in_range(rows: Iterator[Experiment], first: int, last: int | None) -> Iterator[Experiment]:

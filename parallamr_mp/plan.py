@@ -1,7 +1,7 @@
 """What a run will do, found out before it does anything: rows checked, finished ones recognised.
 
 pass 1   survey         every row is read and checked; nothing is kept but counts
-                        (and, to resume, 32 bytes of identity a row)
+                        (and, to resume, 20 bytes of identity a row)
          (past.py)      results files are scanned; finished experiments are ticked off
 pass 2   jobs           rows are read again, as slots get free
 """
@@ -15,10 +15,12 @@ from hashlib import blake2b
 from typing import Any
 
 from parallamr_mp.answered import RowTask
+from parallamr_mp.claims import Identities
 from parallamr_mp.config import RunConfig
 from parallamr_mp.errors import BadInput, InputChanged
 from parallamr_mp.estimate import RowMeter, longest_answer
-from parallamr_mp.experiments import Experiment, Table, identify, in_range
+from parallamr_mp.experiments import Experiment, Table, in_range
+from parallamr_mp.identity import Identifier
 from parallamr_mp.models import Failure, Inputs
 from parallamr_mp.outputs import Outputs
 from parallamr_mp.policy.job import Job
@@ -27,8 +29,8 @@ from parallamr_mp.prompts import Template
 from parallamr_mp.questions import Questions
 from parallamr_mp.results.layout import Layout
 from parallamr_mp.results.records import columns_for
-from parallamr_mp.results.scan import cells_key, row_key
-from parallamr_mp.resume import Formerly, Identities
+from parallamr_mp.results.scan import cells_key
+from parallamr_mp.resume import Formerly
 from parallamr_mp.schemas import response_format
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
@@ -67,7 +69,7 @@ class Plan:
         self._questions = Questions(table, config.params, form)
         self.input_columns = table.columns
         self.columns = columns_for(table.columns)
-        self.survey = Survey()
+        self.survey = Survey(asked=Identities(config.first_row, config.repeat))
         self.meter: RowMeter | None = None
         """Measures the jobs, where that is wished; set by whoever knows the models' prices and windows."""
         self.replicated: frozenset[str] = frozenset()
@@ -104,37 +106,49 @@ class Plan:
 
     def look(self, known_providers: frozenset[str]) -> Survey:
         """Reads and checks every row in range. Raises `BadInput` at the first that cannot be run."""
-        survey, repeat = self.survey, self._config.repeat
-        budgeted = self._config.max_cost is not None
+        survey, config, table = self.survey, self._config, self._table
+        resume, repeats, asked = config.resume, range(config.repeat), survey.asked
+        # Only an output that exists can be an input, and it is refused otherwise.
+        note_inputs = self._sources.templated and (resume or config.overwrite)
+        named = self._sources.templated or self.outputs.templated
+        values: dict[str, str] = {}
+        params: dict[str, Any] = {}
+        file, digest = 0, b"" if self._sources.templated else self._inputs(values)[1]
         for experiment in self._rows():
-            if experiment.provider not in known_providers:
-                raise BadInput(
-                    f"unknown provider {experiment.provider!r}",
-                    file=self._table.label,
-                    row=experiment.row_number,
-                    column="provider",
-                    hint=f"Known: {', '.join(sorted(known_providers))}.",
-                )
-            params = self._table.params(experiment)
-            values = self._table.variables(experiment)
-            file = self.outputs.number(experiment, values)
-            if self._sources.templated and (self._config.resume or self._config.overwrite):
-                # Only an output that exists can be an input, and it is refused otherwise.
-                survey.inputs.update(self._sources.paths(values))
-            model = experiment.provider, experiment.model
-            survey.models[model] = survey.models.get(model, 0) + 1
-            if budgeted and longest_answer({**self._config.params, **params}) is None:
-                survey.unlimited.add(model)
-            survey.experiments += repeat
-            if self._config.resume:
-                _, digest = self._inputs(values)
-                asked = self._questions.params(experiment)
-                for index in range(repeat):
-                    identity = self._questions.identity(experiment, asked, digest, index)
-                    survey.asked.ids.append(int(identity, 16))
-                    survey.asked.keys.append(row_key(experiment.row_number, index))
-                    survey.asked.cells.append(cells_key(experiment.values, index))
-                    survey.asked.files.append(file)
+            number, provider, model, cells = experiment
+            pair = provider, model
+            new = pair not in survey.models
+            if new:
+                if provider not in known_providers:
+                    raise BadInput(
+                        f"unknown provider {provider!r}",
+                        file=table.label,
+                        row=number,
+                        column="provider",
+                        hint=f"Known: {', '.join(sorted(known_providers))}.",
+                    )
+                survey.models[pair] = 0
+            survey.models[pair] += 1
+            if new or table.param_columns:
+                params = self._questions.params(experiment)
+                if config.max_cost is not None and longest_answer(params) is None:
+                    survey.unlimited.add(pair)
+            if named:
+                values = table.variables(experiment)
+                file = self.outputs.number(experiment, values)
+                if note_inputs:
+                    survey.inputs.update(self._sources.paths(values))
+            survey.experiments += config.repeat
+            if resume:
+                if self._sources.templated:
+                    _, digest = self._inputs(values)
+                for index in repeats:
+                    identity = self._questions.identifier.digest(
+                        provider, model, cells, params, digest, index
+                    )
+                    asked.ids.append(int.from_bytes(identity))
+                    asked.cells.append(cells_key(cells, index))
+                    asked.files.append(file)
         if not survey.experiments:
             first = self._config.first_row
             hint = "Expected at least one row below the header."
@@ -163,27 +177,24 @@ class Plan:
     def formerly(self, layout: Layout) -> Formerly:
         """What the table would have asked without the columns that a results file lacks."""
         formerly = Formerly()
-        lacks = {self.columns[number] for number in layout.missing}
+        lacks = frozenset(self.columns[number] for number in layout.missing)
         shared = [number for number in range(layout.inputs) if number not in layout.missing]
+        identifiers: dict[frozenset[str], Identifier] = {}
+        static = None if self.static_inputs is None else _names_in(self.static_inputs)
         for experiment in self._rows():
-            values = self._table.variables(experiment)
-            inputs, digest = self._inputs(values)
-            texts = inputs if isinstance(inputs, Inputs) else self.static_inputs
-            unused = lacks - _names_in(texts) if texts is not None else set()
-            unused |= {"provider", "model"}
-            then = [pair for pair in values.items() if pair[0] not in unused]
+            inputs, digest = self._inputs(self._table.variables(experiment))
+            used = _names_in(inputs) if isinstance(inputs, Inputs) else static
+            unused = lacks - used if used is not None else frozenset[str]()
+            identifier = identifiers.get(unused)
+            if identifier is None:
+                identifier = identifiers[unused] = Identifier(self.input_columns, without=unused)
             params = self._questions.params(experiment)
             cells = [experiment.values[number] for number in shared]
             for repeat in range(self._config.repeat):
-                identity = identify(
-                    provider=experiment.provider,
-                    model=experiment.model,
-                    variables=then,
-                    params=params,
-                    sources=digest,
-                    repeat=repeat,
+                identity = identifier.digest(
+                    experiment.provider, experiment.model, experiment.values, params, digest, repeat
                 )
-                formerly.ids.append(int(identity, 16))
+                formerly.ids.append(int.from_bytes(identity))
                 formerly.cells.append(cells_key(cells, repeat))
         return formerly
 
@@ -295,10 +306,10 @@ class Plan:
         )
 
 
-def _names_in(inputs: Inputs) -> set[str]:
+def _names_in(inputs: Inputs) -> frozenset[str]:
     """The variables that the texts of a row use."""
     texts = [inputs.prompt, *(text for _, text in inputs.documents), inputs.system or ""]
-    return {name for text in texts for name in _names(text)}
+    return frozenset(name for text in texts for name in _names(text))
 
 
 @lru_cache(maxsize=256)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping
 from typing import Any
 
-from parallamr_mp.experiments import PARAM_PREFIX, REQUIRED_COLUMNS, Experiment, Table, identity_of
+from parallamr_mp.experiments import Experiment, Table
+from parallamr_mp.identity import Identifier, picker
 from parallamr_mp.schemas import FORMAT_PARAMS
 
 _KEPT = 64
@@ -19,13 +19,8 @@ class Questions:
     def __init__(self, table: Table, common: Mapping[str, Any], form: Mapping[str, Any]) -> None:
         """`common`: parameters of all rows; `form`: those of rows that name no format of their own."""
         self._table, self._common, self._form = table, common, form
-        self._names = sorted(
-            name
-            for name in table.columns
-            if name not in REQUIRED_COLUMNS and not name.startswith(PARAM_PREFIX)
-        )
-        self._variables = _picker([table.columns.index(name) for name in self._names])
-        self._param_cells = _picker([index for index, _ in table.param_columns])
+        self.identifier = Identifier(table.columns)
+        self._param_cells = picker([index for index, _ in table.param_columns])
         self._params: dict[tuple[str, ...], dict[str, Any]] = {}
         """By the cells that they come from."""
 
@@ -43,15 +38,6 @@ class Questions:
         return params
 
     def identity(self, experiment: Experiment, params: dict[str, Any], sources: bytes, repeat: int) -> str:
-        """The row's `experiment_id`: see `experiments.identify`."""
-        cells = self._variables(experiment.values)
-        filled = [pair for pair in zip(self._names, cells, strict=True) if pair[1]]
-        return identity_of(experiment.provider, experiment.model, filled, params, sources, repeat)
-
-
-def _picker(places: Sequence[int]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """What takes the cells at these places out of a row, in this order."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    start = places[0] if places else 0
-    return itemgetter(slice(start, start + len(places)))  # of one place alone it would not make a tuple
+        """The row's `experiment_id`."""
+        provider, model, values = experiment.provider, experiment.model, experiment.values
+        return self.identifier.digest(provider, model, values, params, sources, repeat).hex()

@@ -13,13 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from parallamr_mp.claims import Identities
 from parallamr_mp.errors import BadInput
 from parallamr_mp.models import Status
 from parallamr_mp.outputs import Output
 from parallamr_mp.results.records import complete_records, encode_record
 from parallamr_mp.results.scan import Scan, scan_results
 from parallamr_mp.results.writer import IncrementalCSVWriter
-from parallamr_mp.resume import Identities
 
 
 def adopt(
@@ -87,14 +87,17 @@ def _select(
     that was cut, another the whole one. Also returns the rescue files with rows
     that have no place.
     """
-    by_pair = dict(zip(zip(asked.ids, asked.keys, strict=True), asked.files, strict=True)) if saves else {}
-    by_id = dict(zip(asked.ids, asked.files, strict=True)) if saves else {}
-    by_cells = dict(zip(asked.cells, asked.files, strict=True)) if saves else {}
+    by_id = _files_of(asked.ids, asked.files, {each for saved in saves for each in saved.ids})
+    by_cells = _files_of(asked.cells, asked.files, {each for saved in saves for each in saved.cells})
     rescued: dict[tuple[int, int], tuple[int, int, int]] = {}
     strange: set[int] = set()
     for source, saved in enumerate(saves):
         for index, pair in enumerate(zip(saved.ids, saved.rows, strict=True)):
-            file = by_pair.get(pair, by_id.get(pair[0], by_cells.get(saved.cells[index])))
+            ordinal = asked.place(pair[1])
+            if ordinal >= 0 and asked.ids[ordinal] == pair[0]:
+                file: int | None = asked.files[ordinal]
+            else:
+                file = by_id.get(pair[0], by_cells.get(saved.cells[index]))
             if file is None:
                 strange.add(source)
                 continue
@@ -110,6 +113,13 @@ def _select(
                 if failed or scan.status(index) is not Status.ERROR:
                     del rescued[pair]
     return rescued, strange
+
+
+def _files_of(marks: Sequence[int], files: Sequence[int], wanted: set[int]) -> dict[int, int]:
+    """The file of the last experiment with each of these marks. No more is kept than is wanted."""
+    if not wanted:
+        return {}
+    return {mark: file for mark, file in zip(marks, files, strict=True) if mark in wanted}
 
 
 def _worth(saved: Scan, index: int) -> int:

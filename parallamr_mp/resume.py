@@ -1,7 +1,7 @@
 """Which experiments a results file has answered already: decided here, applied to files below.
 
     identities of the table (Survey) ─┐
-    scans of the results files ───────┴─► match ─► Matching ─► before the run: cut torn ends
+    scans of the results files ───────┴─► claim, match ─► Matching ─► before the run: cut torn ends
                                                             └► after it: take replaced rows out
 
 An experiment is *done* when a result has its identity (a multiset: equal rows
@@ -25,24 +25,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from parallamr_mp.claims import Claims, Identities, claim
+from parallamr_mp.models import Status
 from parallamr_mp.outputs import Output
 from parallamr_mp.results.rewrite import drop_records
-from parallamr_mp.results.scan import Finished, Scan
+from parallamr_mp.results.scan import STATUSES, Scan
 from parallamr_mp.text import count
 
-
-@dataclass(slots=True)
-class Identities:
-    """What the table asks, by ordinal: 32 bytes each, whatever the rows hold."""
-
-    ids: array[int] = field(default_factory=lambda: array("Q"))
-    """`experiment_id` as a number."""
-    keys: array[int] = field(default_factory=lambda: array("Q"))
-    """`row_key`."""
-    cells: array[int] = field(default_factory=lambda: array("q"))
-    """`cells_key`."""
-    files: array[int] = field(default_factory=lambda: array("L"))
-    """Number of the output file."""
+_ERROR = STATUSES.index(Status.ERROR)
 
 
 @dataclass(slots=True)
@@ -89,7 +79,7 @@ def recognise(scan: Scan, asked: Identities, formerly: Formerly, number: int | N
     found = array("q", [-1]) * len(scan.ids)
     taken = bytearray(total)
     nameless = scan.layout is not None and scan.layout.original
-    by_row = {(formerly.ids[ordinal], asked.keys[ordinal]): ordinal for ordinal in mine}
+    by_row = {(formerly.ids[ordinal], asked.key(ordinal)): ordinal for ordinal in mine}
     by_id: dict[int, deque[int]] = {}
     by_cells: dict[int, deque[int]] = {}
     for ordinal in mine:
@@ -117,7 +107,7 @@ def recognise(scan: Scan, asked: Identities, formerly: Formerly, number: int | N
             taken[ordinal] = 1
             scan.cells[index] = asked.cells[ordinal]
             if nameless:
-                scan.rows[index] = asked.keys[ordinal]
+                scan.rows[index] = asked.key(ordinal)
             if nameless or step < 2:
                 scan.ids[index] = asked.ids[ordinal]
     return found
@@ -131,36 +121,29 @@ def match(
     Changed experiments count as done, their old result stays, unless
     `redo_changed`; an old *error* is no answer and always gives way.
     """
-    total = len(asked.ids)
-    found = Matching(bytearray(total), array("q", [-1]) * total, [set() for _ in scans])
-    finished = [Finished(scan) if scan is not None else None for scan in scans]
+    total, claims = len(asked.ids), claim(asked, scans)
+    found = Matching(bytearray(total), array("q", [-1]) * total, claims.superseded)
     failed = bytearray(total)
-    for same_row in (True, False):
-        for ordinal in range(total):
-            file = finished[asked.files[ordinal]]
-            if file is None or found.done[ordinal] or found.replaces[ordinal] >= 0:
-                continue
-            if same_row:
-                index = file.claim_same_row(asked.ids[ordinal], asked.keys[ordinal])
-            else:
-                index = file.claim_any(asked.ids[ordinal])
-            if index is None:
-                continue
-            if retry_errors and file.is_error(index):
-                found.replaces[ordinal] = index
-                found.retried += 1
-            else:
-                found.done[ordinal] = 1
-                found.errors += file.is_error(index)
-                failed[ordinal] = file.is_error(index)
-    _match_changed(asked, scans, finished, found, failed, redo=redo_changed)
+    statuses = [scan.statuses if scan is not None else bytearray() for scan in scans]
+    for ordinal, index in enumerate(claims.results):
+        if index < 0:
+            continue
+        if statuses[asked.files[ordinal]][index] != _ERROR:
+            found.done[ordinal] = 1
+        elif retry_errors:
+            found.replaces[ordinal] = index
+            found.retried += 1
+        else:
+            found.done[ordinal] = failed[ordinal] = 1
+            found.errors += 1
+    _match_changed(asked, scans, claims, found, failed, redo=redo_changed)
     return found
 
 
 def _match_changed(
     asked: Identities,
     scans: Sequence[Scan | None],
-    finished: Sequence[Finished | None],
+    claims: Claims,
     found: Matching,
     failed: bytearray,
     *,
@@ -170,19 +153,18 @@ def _match_changed(
     errors_by_row: list[dict[tuple[int, int], int]] = []
     answers_by_row: list[dict[tuple[int, int], int]] = []
     """Indexes of results that nobody has claimed, by file: by their cells, and by row and cells."""
-    for number, (scan, file) in enumerate(zip(scans, finished, strict=True)):
+    for number, scan in enumerate(scans):
         by_cells.append({})
         errors_by_row.append({})
         answers_by_row.append({})
-        if scan is None or file is None:
+        if scan is None:
             continue
-        for index in file.unclaimed():
-            place = scan.rows[index], scan.cells[index]
-            if file.is_superseded(index):
-                found.leftovers[number].add(index)
+        for index in claims.free[number]:
+            if index in claims.superseded[number]:
                 continue
+            place = scan.rows[index], scan.cells[index]
             found.removed += 1
-            if file.is_error(index):
+            if scan.statuses[index] == _ERROR:
                 errors_by_row[-1][place] = index
             else:
                 answers_by_row[-1][place] = index
@@ -191,7 +173,7 @@ def _match_changed(
         return
     for ordinal in range(len(asked.ids)):
         number, cells = asked.files[ordinal], asked.cells[ordinal]
-        place = asked.keys[ordinal], cells
+        place = asked.key(ordinal), cells
         error = errors_by_row[number].pop(place, -1)
         if error >= 0:
             found.removed -= 1

@@ -6,11 +6,11 @@ import os
 import sys
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp.errors import BadInput
-from parallamr_mp.experiments import Experiment, Table, identify, in_range, parse_param
+from parallamr_mp.experiments import Experiment, Table, in_range, parse_param
 from parallamr_mp.models import RESULT_COLUMNS
 
 HEADER = b"provider,model,topic\n"
@@ -224,7 +224,7 @@ def test_a_whole_number_that_would_become_another_one_is_refused(refused, bad):
 def test_a_parameter_that_no_body_can_hold_is_refused(refused):
     error = refused(f"provider,model,param:x\nmock,m,{'[' * 201 + ']' * 201}\n".encode())
     assert "nested deeper than 200 levels" in str(error)
-    assert identify(**(ASKED | {"params": {"x": parse_param("[" * 200 + "]" * 200)}}))
+    assert parse_param("[" * 200 + "]" * 200)
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -342,65 +342,3 @@ def test_rows_before_a_bad_one_come_first_and_the_generator_may_be_left(table):
 def test_a_range_holds_both_its_ends(table, first, last, numbers):
     read = table(HEADER + b"mock,m,x\n" * 3)
     assert [row.row_number for row in in_range(read.rows(), first, last)] == numbers
-
-
-ASKED = {
-    "provider": "openai",
-    "model": "gpt",
-    "variables": [("a", "1"), ("b", "2")],
-    "params": {"temperature": 0.5, "seed": 1},
-    "sources": b"0123456789abcdef",
-    "repeat": 0,
-}
-
-
-def test_the_identity_is_the_same_in_every_version():
-    # A change here makes every results file of earlier versions look undone.
-    assert identify(**ASKED) == "dce24b6eabde29f9"
-
-
-@given(
-    st.permutations([("a", "1"), ("b", "2"), ("c", ""), ("param:temperature", "0.5")]),
-    st.permutations(list(ASKED["params"].items())),
-)
-def test_the_identity_ignores_order_and_empty_columns_and_param_columns(variables, params):
-    assert identify(**{**ASKED, "variables": variables, "params": dict(params)}) == identify(**ASKED)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"provider": "mock"},
-        {"model": "gpt-2"},
-        {"provider": "gpt", "model": "openai"},
-        {"variables": [("a", "2"), ("b", "1")]},
-        {"variables": [("a", "1")]},
-        {"variables": [("a", "1"), ("b", "2"), ("c", "3")]},
-        {"variables": [("a", "1b2"), ("b", "")]},
-        {"variables": [("a", "1"), ("B", "2")]},
-        {"params": {"temperature": 0.5}},
-        {"params": {"temperature": 0.5, "seed": "1"}},
-        {"params": {"temperature": 0.5, "seed": 1.0}},
-        {"params": {"temperature": 0.5, "seed": True}},
-        {"params": {"temperature": 0.5, "seed": None}},
-        {"sources": b"0123456789abcdeF"},
-        {"repeat": 1},
-    ],
-    ids=repr,
-)
-def test_the_identity_changes_with_anything_that_is_asked(change):
-    assert identify(**{**ASKED, **change}) != identify(**ASKED)
-
-
-@given(st.lists(st.tuples(text, text, st.lists(st.tuples(text, text), max_size=2)), min_size=2, max_size=6))
-@example([("a", "b", []), ("a", "b", [("", "")])])
-def test_different_questions_have_different_identities(questions):
-    seen = {}
-    for provider, model, variables in questions:
-        asked = provider, model, tuple(sorted((name, value) for name, value in variables if value))
-        if not any(name.startswith("param:") for name, _ in variables):
-            identity = identify(
-                provider=provider, model=model, variables=variables, params={}, sources=b"", repeat=0
-            )
-            assert len(identity) == 16
-            assert seen.setdefault(identity, asked) == asked

@@ -7,13 +7,13 @@ import pytest
 
 from parallamr_mp.answered import AttemptSpec, RowResult
 from parallamr_mp.attempt import Asker
+from parallamr_mp.claims import Identities
 from parallamr_mp.models import RESULT_COLUMNS, Inputs, Status, Unsaved
 from parallamr_mp.outputs import Output
 from parallamr_mp.rescue import adopt
 from parallamr_mp.results.records import columns_for, complete_records, decode_record, encode_record
 from parallamr_mp.results.rescue_file import rescue_files
-from parallamr_mp.results.scan import row_key, scan_results
-from parallamr_mp.resume import Identities
+from parallamr_mp.results.scan import scan_results
 
 INPUT = ("provider", "model", "topic")
 COLUMNS = columns_for(INPUT)
@@ -39,7 +39,6 @@ def asked(*identities, files=None):
     found = Identities()
     for number, identity in enumerate(identities):
         found.ids.append(identity)
-        found.keys.append(row_key(number + 1, 0))
         found.cells.append(-1 - number)  # unlike those of any record
         found.files.append(files[number] if files else 0)
     return found

@@ -8,12 +8,13 @@ one record in memory at a time.
 
 from __future__ import annotations
 
+import csv
+import itertools
 import os
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 from parallamr_mp.errors import BadInput, ColumnsMismatch
 from parallamr_mp.models import RESULT_COLUMNS, Status
@@ -104,52 +105,61 @@ def scan_results(path: str, expected: Sequence[str]) -> Scan:
         scan.end, raw = first
         scan.header = tuple(_decode(path, 0, raw.removeprefix(_BOM)))
         scan.layout = layout_of(path, scan.header, expected)
-        read = _reader(scan, scan.layout)
-        for number, (end, raw) in enumerate(records, start=1):
-            cells = _decode(path, number, raw)
-            try:
-                read(cells)
-            except (ValueError, OverflowError) as error:
-                raise BadInput(
-                    f"not a record of this results file: {error}",
-                    file=path,
-                    row=number,
-                    hint="The file was changed by another program. Mend it, or choose another -o.",
-                ) from None
-            scan.end = end
+        try:
+            _note(scan, scan.layout, records)
+        except (ValueError, OverflowError, csv.Error) as error:
+            number = len(scan.ids) + 1
+            _decode(path, number, _record(path, number))
+            raise BadInput(
+                f"not a record of this results file: {error}",
+                file=path,
+                row=number,
+                hint="The file was changed by another program. Mend it, or choose another -o.",
+            ) from None
     return scan
 
 
-def _reader(scan: Scan, layout: Layout) -> Callable[[list[str]], None]:
-    """What notes the cells of one record. Raises ValueError or OverflowError for what is none."""
+def _note(scan: Scan, layout: Layout, records: Iterator[tuple[int, bytes]]) -> None:
+    """Notes all records. Raises ValueError, OverflowError or csv.Error at the first that is none."""
     places = dict(zip(RESULT_COLUMNS, layout.at[layout.inputs :], strict=True))
-    status_at, id_at = places["status"], places["experiment_id"]
-    row_at, repeat_at = places["row_number"], places["repeat"]
+    status_at = places["status"] or 0
+    id_at, row_at, repeat_at = places["experiment_id"], places["row_number"], places["repeat"]
     shared, width = layout.shared, layout.width
     # The usual case, a million times: a slice is faster than a cell at a time.
     together = slice(0, len(shared)) if shared == tuple(range(len(shared))) else None
 
-    def read(cells: list[str]) -> None:
+    def texts() -> Iterator[str]:
+        for end, raw in records:
+            if raw.endswith(b"\r\r\n"):
+                raise ValueError("expected one record")  # and an empty one behind it, which the reader skips
+            scan.end = end
+            yield raw.decode("utf-8")
+
+    # One reader for all of them, as making one costs as much as its work. To it a record is a line.
+    reader = csv.reader(texts(), strict=True)
+    for number, cells in enumerate(reader, start=1):
+        if reader.line_num != number:
+            raise ValueError("a quote in a cell that is not quoted")
         if len(cells) != width:
-            _fail_width(len(cells), width)
+            raise ValueError(f"{len(cells)} cells where the header has {width}")
         identity = key = repeat = 0
         if id_at is not None and row_at is not None and repeat_at is not None:
-            named = cells[id_at], cells[row_at], cells[repeat_at]
+            named, row, repeated = cells[id_at], cells[row_at], cells[repeat_at]
             # Of the original's rows, those of no experiment have none of these to this day.
-            if any(named):
-                repeat = int(named[2])
-                identity, key = int(named[0], 16), row_key(int(named[1]), repeat)
+            if named or row or repeated:
+                repeat = int(repeated)
+                identity, key = int(named, 16), int(row) << 24 | repeat  # as `row_key`
         values = cells[together] if together is not None else [cells[place] for place in shared]
-        scan.ids.append(identity)
         scan.rows.append(key)
         scan.cells.append(cells_key(values, repeat))
-        scan.statuses.append(_STATUS_CODES.get(cells[status_at or 0], len(STATUSES)))
+        scan.statuses.append(_STATUS_CODES.get(cells[status_at], len(STATUSES)))
+        scan.ids.append(identity)  # last: their number says which record is at fault
 
-    return read
 
-
-def _fail_width(cells: int, width: int) -> NoReturn:
-    raise ValueError(f"{cells} cells where the header has {width}")
+def _record(path: str, number: int) -> bytes:
+    """A complete record by its number; 0 is the header."""
+    with open(path, "rb") as stream:
+        return next((raw for _, raw in itertools.islice(complete_records(stream), number, None)), b"")
 
 
 def _decode(path: str, number: int, raw: bytes) -> list[str]:
@@ -175,76 +185,3 @@ def _check_torn_header(path: str, stream: BinaryIO, expected: Sequence[str]) -> 
             file=path,
             hint="Choose another -o, or give --overwrite to replace the file.",
         )
-
-
-class Finished:
-    """The finished rows of one results file, to be claimed one by one: a multiset of identities.
-
-    Input rows that are alike share an identity; each claims one result. A
-    result with the same row number is claimed first (`claim_same_row` for all
-    rows, then `claim_any`), so that a resumed run answers just the row numbers
-    that are missing.
-    """
-
-    def __init__(self, scan: Scan) -> None:
-        self._ids, self._rows = scan.ids, scan.rows
-        self._errors = bytes(code == _STATUS_CODES["error"] for code in scan.statuses)
-        ids, rows = scan.ids, scan.rows
-        # Of an error and a result of one row, as a killed run may leave them, the result comes first.
-        errors = self._errors
-        self._order = array(
-            "Q", sorted(range(len(ids)), key=lambda i: (ids[i] << 64 | rows[i]) << 1 | errors[i])
-        )
-        self._claimed = bytearray(len(ids))
-        self._superseded = bytearray(len(ids))
-        """Errors beside a result of the same row, as a run leaves them that was killed while it retried."""
-        before = None
-        for index in self._order:
-            pair = ids[index], rows[index]
-            if errors[index] and pair == before:
-                self._superseded[index] = 1
-            elif not errors[index]:
-                before = pair
-        self._next_free: dict[int, int] = {}
-
-    def claim_same_row(self, identity: int, row: int) -> int | None:
-        """Index in the file of an unclaimed result of this identity and `row_key`."""
-        wanted = identity << 64 | row
-        at = bisect_left(self._order, wanted, key=lambda i: self._ids[i] << 64 | self._rows[i])
-        while at < len(self._order):
-            index = self._order[at]
-            if self._ids[index] != identity or self._rows[index] != row:
-                return None
-            if not self._claimed[index] and not self._superseded[index]:
-                self._claimed[index] = 1
-                return index
-            at += 1
-        return None
-
-    def claim_any(self, identity: int) -> int | None:
-        """Index in the file of an unclaimed result of this identity, whatever its row number."""
-        at = self._next_free.get(identity)
-        if at is None:
-            at = bisect_left(self._order, identity, key=self._ids.__getitem__)
-        while at < len(self._order) and self._ids[self._order[at]] == identity:
-            index = self._order[at]
-            at += 1
-            if not self._claimed[index] and not self._superseded[index]:
-                self._claimed[index] = 1
-                # Without this note a table of equal rows would cost a walk over
-                # all of them for each, as would the many that find none.
-                self._next_free[identity] = at
-                return index
-        self._next_free[identity] = at
-        return None
-
-    def is_error(self, index: int) -> bool:
-        return bool(self._errors[index])
-
-    def is_superseded(self, index: int) -> bool:
-        """An error whose row has a result besides: nobody can claim it."""
-        return bool(self._superseded[index])
-
-    def unclaimed(self) -> Iterator[int]:
-        """Indexes in the file of results that no row of this run has claimed."""
-        return (index for index, claimed in enumerate(self._claimed) if not claimed)

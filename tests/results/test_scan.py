@@ -1,5 +1,4 @@
 import io
-from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from parallamr_mp.errors import BadInput, ColumnsMismatch
 from parallamr_mp.models import RESULT_COLUMNS
 from parallamr_mp.results.records import columns_for, complete_records, encode_record
-from parallamr_mp.results.scan import STATUSES, Finished, Scan, row_key, scan_results
+from parallamr_mp.results.scan import STATUSES, Scan, row_key, scan_results
 
 COLUMNS = columns_for(("provider", "model", "topic"))
 HEADER = encode_record(COLUMNS)
@@ -161,87 +160,3 @@ def test_a_damaged_record_in_the_middle_is_named_with_its_row(scan, bad):
 def test_a_file_that_cannot_be_read_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match=r"gone\.csv: cannot be read: No such file"):
         scan_results(str(tmp_path / "gone.csv"), COLUMNS)
-
-
-# --- claiming what is finished -----------------------------------------------------------------
-
-
-def finished(rows) -> Finished:
-    found = Scan("results.csv")
-    for identity, row, error in rows:
-        found.ids.append(identity)
-        found.rows.append(row)
-        found.statuses.append(STATUSES.index("error" if error else "ok"))
-    return Finished(found)
-
-
-few = st.integers(0, 3)
-# Ids in the upper half of 64 bits too: they must not overflow or sort as negative.
-identities = st.sampled_from([0, 1, 2**63, 2**64 - 1])
-results = st.lists(st.tuples(identities, few, st.booleans()), max_size=12)
-claims = st.lists(st.tuples(st.booleans(), identities, few), max_size=30)
-
-
-@given(results, claims)
-def test_claims_take_each_result_once_and_find_one_while_there_is_one(rows, claims):
-    file, left = finished(rows), set(range(len(rows)))
-    answered = {row[:2] for row in rows if not row[2]}
-    superseded = {index for index, row in enumerate(rows) if row[2] and row[:2] in answered}
-    for same_row, identity, row in claims:
-        index = file.claim_same_row(identity, row) if same_row else file.claim_any(identity)
-        fitting = {
-            i for i in left - superseded if rows[i][0] == identity and (not same_row or rows[i][1] == row)
-        }
-        assert index in fitting if fitting else index is None
-        left.discard(index)
-        assert set(file.unclaimed()) == left
-    for index, (_, _, error) in enumerate(rows):
-        assert file.is_error(index) == error
-        assert file.is_superseded(index) == (index in superseded)
-
-
-@given(st.lists(st.tuples(few, few), max_size=12), st.lists(st.tuples(few, few), max_size=12))
-def test_the_same_row_first_then_any_other_leaves_as_many_as_multisets_say(done, wanted):
-    file = finished([(identity, row, False) for identity, row in done])
-    missing = [pair for pair in wanted if file.claim_same_row(*pair) is None]
-    unanswered = [identity for identity, _ in missing if file.claim_any(identity) is None]
-    assert Counter(missing) == Counter(wanted) - Counter(done)
-    ids = Counter(identity for identity, _ in wanted) - Counter(identity for identity, _ in done)
-    assert Counter(unanswered) == ids
-
-
-def test_of_equal_rows_the_one_whose_number_is_missing_stays_to_be_asked():
-    file = finished([(5, row_key(1, 0), False), (5, row_key(3, 0), False)])
-    claimed = {row: file.claim_same_row(5, row_key(row, 0)) for row in (1, 2, 3)}
-    assert claimed == {1: 0, 2: None, 3: 1}
-    assert file.claim_any(5) is None
-
-
-class Counting(list):
-    """A list that counts how often it is looked into."""
-
-    looked = 0
-
-    def __getitem__(self, index):
-        Counting.looked += 1
-        return super().__getitem__(index)
-
-
-@pytest.mark.parametrize("kind", ["same rows", "other rows", "none left"])
-def test_claiming_equal_identities_costs_a_constant_number_of_looks_each(kind):
-    def looks_each(size: int) -> float:
-        file = finished([(7, row, False) for row in range(size)])
-        file._order, file._ids = Counting(file._order), Counting(file._ids)
-        Counting.looked = 0
-        shift = 0 if kind == "same rows" else size
-        found = [file.claim_same_row(7, row + shift) for row in range(size)]
-        if shift:
-            found = [file.claim_any(7) for _ in range(size)]
-        assert sorted(found) == list(range(size))
-        for _ in range(size if kind == "none left" else 1):
-            assert file.claim_any(7) is None
-        return Counting.looked / size
-
-    small, large = looks_each(2_000), looks_each(20_000)
-    assert large < small * 1.5  # a bisection deeper, not ten times as many
-    assert large < 100
