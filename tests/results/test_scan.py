@@ -147,6 +147,11 @@ def test_other_columns_are_refused_with_the_difference(scan, header, told):
         result(2).replace(b"answer", b"\xff"),
         result(2).replace(b"answer", b'"an"swer'),
         result(2, extra=("one too many",)),
+        # Even in number, but not where quotes belong: to a csv reader the last one opens a cell.
+        result(2).replace(b"mock,m,t,", b'mock,m"x,"t,'),
+        result(2).replace(b"mock,m,t,", b'mock,m"\nx",t,'),
+        result(2).replace(b"answer", b"an\rswer"),
+        result(2)[:-1] + b"\r\r\n",
     ],
     ids=repr,
 )
@@ -155,6 +160,14 @@ def test_a_damaged_record_in_the_middle_is_named_with_its_row(scan, bad):
         scan(HEADER + result(1) + bad + result(3))
     assert caught.value.row == 2
     assert caught.value.hint
+
+
+def test_a_stray_quote_is_named_with_its_row_where_it_would_swallow_all_that_follows(scan):
+    bad = result(2).replace(b"mock,m,t,", b'mock,m"x,"t,')
+    with pytest.raises(BadInput, match=r"results\.csv, row 2: .*unexpected end of data"):
+        scan(HEADER + result(1) + bad + b"".join(map(result, range(3, 9))))
+    with pytest.raises(BadInput, match=r"results\.csv, row 2: "):
+        scan(HEADER + result(1) + bad + bad + result(4) + b"torn")
 
 
 def test_a_file_that_cannot_be_read_is_bad_input(tmp_path):
