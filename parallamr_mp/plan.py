@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 from parallamr_mp.answered import RowTask
@@ -34,6 +35,8 @@ from parallamr_mp.resume import Formerly
 from parallamr_mp.schemas import response_format
 from parallamr_mp.sources import SourceError, Sources
 from parallamr_mp.text import count
+
+_TEXT = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -237,7 +240,7 @@ class Plan:
                 others = provider is not None and experiment.provider != provider
                 if others and experiment.provider not in self._providers:
                     raise self._changed()
-                if others or (done is not None and all(done[ordinal : ordinal + repeats])):
+                if others or (done is not None and done.find(0, ordinal, ordinal + repeats) < 0):
                     ordinal += repeats
                     continue
                 if by_name:
@@ -250,7 +253,7 @@ class Plan:
                 file = self.outputs.number(experiment, values) if self.outputs.templated else 0
                 size = sum(map(len, experiment.values))
                 if own is not None:
-                    size += len(own.prompt) + sum(len(text) for _, text in own.documents)
+                    size += len(own.prompt) + sum(map(len, map(_TEXT, own.documents)))
                 for repeat in range(repeats):
                     if done is None or not done[ordinal]:
                         if checks:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -54,6 +55,25 @@ def read_schema(path: str, loader: FileLoader | None = None) -> dict[str, Any]:
     return parse_schema(text, path)
 
 
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """Files that are the same for every row."""
+
+    texts: tuple[tuple[str, str], ...]
+    """(name, text) of each."""
+    digest: bytes
+    """What they add to the digest of a row's texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A file whose path is made of a row's values."""
+
+    path: PathTemplate
+    labelled: bool
+    """Its name is shown to the model, and counts."""
+
+
 class Sources:
     """Loads the inputs of each row.
 
@@ -94,14 +114,42 @@ class Sources:
                     )
             if not template.is_templated and not (template is self._prompt and self._stdin is not None):
                 self._check(option, template.text)
-        self.templated = any(template.is_templated for _, template in templates)
+        self._own = [template for _, template in templates if template.is_templated]
+        self.templated = bool(self._own)
         self.static: Inputs | None = None
         self._static_digest = b""
-        if not self.templated:
-            try:
+        try:
+            self._pieces = self._frame()
+            if not self.templated:
                 self.static, self._static_digest = self._load({})
-            except SourceError as error:
-                raise BadInput(str(error)) from None
+        except SourceError as error:
+            raise BadInput(str(error)) from None
+
+    def _frame(self) -> list[_Fixed | _Own]:
+        """All inputs in their order, what stands together and is the same for every row made one."""
+        frame: list[_Fixed | _Own] = []
+
+        def add(piece: _Fixed | _Own) -> None:
+            last = frame[-1] if frame else None
+            if isinstance(piece, _Fixed) and isinstance(last, _Fixed):
+                frame[-1] = _Fixed(last.texts + piece.texts, last.digest + piece.digest)
+            else:
+                frame.append(piece)
+
+        def add_path(template: PathTemplate, *, labelled: bool = False) -> None:
+            own = _Own(template, labelled=labelled)
+            add(own if template.is_templated else _Fixed(*self._part(own, {})))
+
+        if self._stdin is not None:
+            add(_Fixed((("standard input", self._stdin),), _digest(self._stdin)))
+        else:
+            add_path(self._prompt)
+        for template in self._contexts:
+            add_path(template, labelled=True)
+        add(_Fixed((), b"system" if self._system is not None else b"none"))
+        if self._system is not None:
+            add_path(self._system)
+        return frame
 
     def for_row(self, values: Mapping[str, str]) -> tuple[Inputs | None, bytes]:
         """The row's inputs (None: the static ones) and the digest of their texts. Raises `SourceError`."""
@@ -112,39 +160,35 @@ class Sources:
     def paths(self, values: Mapping[str, str]) -> list[str]:
         """The row's own input files: those whose paths have variables. Reads nothing."""
         found = []
-        for template in (self._prompt, *self._contexts, *([self._system] if self._system else [])):
-            if template.is_templated:
-                with contextlib.suppress(BadInput):  # the row will tell
-                    found.append(template.resolve_input(values))
+        for template in self._own:
+            with contextlib.suppress(BadInput):  # the row will tell
+                found.append(template.resolve_input(values))
         return found
 
     def _load(self, values: Mapping[str, str]) -> tuple[Inputs, bytes]:
         digest = blake2b(digest_size=16)
+        parts: list[tuple[str, str]] = []
+        for piece in self._pieces:
+            if isinstance(piece, _Fixed):
+                texts, mark = piece.texts, piece.digest
+            else:
+                texts, mark = self._part(piece, values)
+            if not parts and (not texts[0][1] or texts[0][1].isspace()):
+                raise SourceError(f"{texts[0][0]}: is empty; expected the text of a prompt")
+            parts += texts
+            digest.update(mark)
+        system = parts.pop()[1] if self._system is not None else None
+        return Inputs(parts[0][1], tuple(parts[1:]), system), digest.digest()
 
-        def read(template: PathTemplate) -> tuple[str, str]:
-            try:
-                path = template.resolve_input(values)
-            except BadInput as error:
-                raise SourceError(str(error)) from None
-            text, text_digest = self._read(path)
-            digest.update(text_digest)
-            return os.path.basename(path), text
-
-        if self._stdin is not None:
-            name, prompt = "standard input", self._stdin
-            digest.update(_digest(prompt))
-        else:
-            name, prompt = read(self._prompt)
-        if not prompt.strip():
-            raise SourceError(f"{name}: is empty; expected the text of a prompt")
-        documents = []
-        for template in self._contexts:
-            label, text = read(template)
-            digest.update(_digest(label))
-            documents.append((label, text))
-        digest.update(b"system" if self._system is not None else b"none")
-        system = read(self._system)[1] if self._system is not None else None
-        return Inputs(prompt, tuple(documents), system), digest.digest()
+    def _part(self, own: _Own, values: Mapping[str, str]) -> tuple[tuple[tuple[str, str], ...], bytes]:
+        """A file's name and text, and its share of the digest of all."""
+        try:
+            path = own.path.resolve_input(values)
+        except BadInput as error:
+            raise SourceError(str(error)) from None
+        text, mark = self._read(path)
+        name = os.path.basename(path)
+        return ((name, text),), mark + _digest(name) if own.labelled else mark
 
     def _read(self, path: str) -> tuple[str, bytes]:
         """Text and digest of a file, from a bounded cache of those used last."""

@@ -121,6 +121,18 @@ def test_a_file_that_vanishes_after_its_check_is_bad_input_too(files, monkeypatc
         Sources(prompt="prompt.txt", contexts=["going.md"], columns=COLUMNS, loader=Vanishing())
 
 
+def test_the_digest_of_texts_is_the_same_in_every_version(files, monkeypatch):
+    # A change here makes every results file of earlier versions look undone.
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from stdin")))
+    (files / "a.md").write_bytes(b"A")
+    (files / "b.md").write_bytes("Bé".encode())
+    paths = {"contexts": ["a.md", "ctx/{{topic}}.md", "b.md", "a.md"], "system": "system.txt"}
+    cats = {"topic": "cats"}
+    assert digest(cats, **paths).hex() == "63b5d161bdbd1fc9d9e12898c65914ae"
+    assert digest(cats, **paths, prompt="-").hex() == "40861b9212e20e182e473dcc86c681cb"
+    assert digest().hex() == "bb84026deb47359e5271a627ef6d2f60"
+
+
 # --- texts of each row's own -------------------------------------------------------------------
 
 
@@ -228,3 +240,33 @@ def test_a_file_larger_than_the_cache_is_kept_while_it_is_the_one_in_use(files, 
     for _ in range(5):
         found.for_row({"topic": "big"})
     assert loader.reads == ["big.txt"]
+
+
+def test_files_that_are_the_same_for_every_row_are_read_once_whatever_the_cache_has_room_for(
+    files, monkeypatch
+):
+    monkeypatch.setattr(sources, "_CACHE_BYTES", 0)
+    loader = CountingLoader()
+    contexts = ["system.txt", "ctx/{{topic}}.md"]
+    found = Sources(prompt="prompt.txt", contexts=contexts, columns=COLUMNS, loader=loader)
+    once = list(loader.reads)
+    for topic in ("cats", "dogs", "cats"):
+        found.for_row({"topic": topic})
+    assert loader.reads[len(once) :] == ["cats.md", "dogs.md", "cats.md"]
+
+
+def test_a_row_with_a_file_of_its_own_takes_no_more_calls_with_more_files_of_all_rows(files):
+    def calls(fixed: int) -> int:
+        found = Sources(
+            prompt="prompt.txt", contexts=["system.txt"] * fixed + ["ctx/{{topic}}.md"], columns=COLUMNS
+        )
+        made = []
+        found.for_row({"topic": "cats"})
+        sys.setprofile(lambda _frame, event, _: made.append(event) if event == "call" else None)
+        try:
+            found.for_row({"topic": "cats"})
+        finally:
+            sys.setprofile(None)
+        return len(made)
+
+    assert calls(20) == calls(0)
