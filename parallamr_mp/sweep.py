@@ -174,6 +174,7 @@ def _run(
                 inherited = [prefix for lock in locks for prefix in lock.inherited]
                 for notice in past.take_up(scans, inherited):
                     bus.publish(events.Notice(notice))
+                scans.clear()  # 25 bytes a row that nobody needs any more
             return _run_locked(
                 _Run(
                     config,
