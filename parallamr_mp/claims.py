@@ -11,7 +11,7 @@ numbers that are missing.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from parallamr_mp.models import Status
@@ -114,8 +114,8 @@ def _claim_by_identity(
     """Gives what is left of one file to experiments that wait for a result, and finds what is superseded."""
     free, superseded = claims.free[number], claims.superseded[number]
     ids, taken = scan.ids, bytearray(len(scan.ids))
-    bits = max(0, len(free).bit_length() - _PART_BITS)
-    for indexes, ordinals in zip(_parts(free, ids, bits), _parts(waiting, asked.ids, bits), strict=True):
+    divided = parts(free, ids.__getitem__, len(free)), parts(waiting, asked.ids.__getitem__, len(free))
+    for indexes, ordinals in zip(*divided, strict=True):
         alike: dict[int, list[int]] = {}
         for index in indexes:
             alike.setdefault(ids[index], []).append(index)
@@ -136,12 +136,16 @@ def _claim_by_identity(
 _NOTHING: Iterator[int] = iter(())
 
 
-def _parts(places: Sequence[int], ids: Sequence[int], bits: int) -> list[array[int]]:
-    """The places, in order, in 2 ** `bits` parts by the first bits of their identities, which are hashes."""
-    parts = [array("I") for _ in range(1 << bits)]
+def parts(places: Sequence[int], mark: Callable[[int], int], total: int) -> list[array[int]]:
+    """The places, in order, divided by the first bits of their marks, which are hashes of 64 bits.
+
+    Lists that are divided by the same `total` go together part by part.
+    """
+    bits = max(0, total.bit_length() - _PART_BITS)
+    found = [array("Q") for _ in range(1 << bits)]
     for place in places:
-        parts[ids[place] >> (64 - bits)].append(place)
-    return parts
+        found[(mark(place) & 0xFFFF_FFFF_FFFF_FFFF) >> (64 - bits)].append(place)
+    return found
 
 
 def _by_row(scan: Scan, same: list[int]) -> list[int]:

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from parallamr_mp.claims import Claims, Identities, claim
+from parallamr_mp.claims import Claims, Identities, claim, parts
 from parallamr_mp.models import Status
 from parallamr_mp.outputs import Output
 from parallamr_mp.results.rewrite import drop_records
@@ -33,6 +33,8 @@ from parallamr_mp.results.scan import STATUSES, Scan
 from parallamr_mp.text import count
 
 _ERROR = STATUSES.index(Status.ERROR)
+_INDEX_BITS = 40
+_INDEX = (1 << _INDEX_BITS) - 1
 
 
 @dataclass(slots=True)
@@ -149,41 +151,61 @@ def _match_changed(
     *,
     redo: bool,
 ) -> None:
-    by_cells: list[dict[int, list[int]]] = []
-    errors_by_row: list[dict[tuple[int, int], int]] = []
-    answers_by_row: list[dict[tuple[int, int], int]] = []
-    """Indexes of results that nobody has claimed, by file: by their cells, and by row and cells."""
-    for number, scan in enumerate(scans):
-        by_cells.append({})
-        errors_by_row.append({})
-        answers_by_row.append({})
+    left = array("Q")  # file and index of results that nobody has claimed
+    for number, free in enumerate(claims.free):
+        beside = claims.superseded[number]
+        left.extend(number << _INDEX_BITS | index for index in free if index not in beside)
+    found.removed = len(left)
+    if not left:
+        return
+
+    def cells(place: int) -> int:
+        scan = scans[place >> _INDEX_BITS]
+        return 0 if scan is None else scan.cells[place & _INDEX]
+
+    ordinals = parts(range(len(asked.ids)), asked.cells.__getitem__, len(left))
+    for results, asking in zip(parts(left, cells, len(left)), ordinals, strict=True):
+        _match_cells(asked, scans, results, asking, found, failed, redo=redo)
+
+
+def _match_cells(
+    asked: Identities,
+    scans: Sequence[Scan | None],
+    results: Sequence[int],
+    ordinals: Sequence[int],
+    found: Matching,
+    failed: bytearray,
+    *,
+    redo: bool,
+) -> None:
+    """The same for some results, and the experiments that may have their cells."""
+    by_cells: dict[tuple[int, int], list[int]] = {}
+    errors_by_row: dict[tuple[int, int, int], int] = {}
+    answers_by_row: dict[tuple[int, int, int], int] = {}
+    for result in results:
+        number, index = result >> _INDEX_BITS, result & _INDEX
+        scan = scans[number]
         if scan is None:
             continue
-        for index in claims.free[number]:
-            if index in claims.superseded[number]:
-                continue
-            place = scan.rows[index], scan.cells[index]
-            found.removed += 1
-            if scan.statuses[index] == _ERROR:
-                errors_by_row[-1][place] = index
-            else:
-                answers_by_row[-1][place] = index
-                by_cells[-1].setdefault(scan.cells[index], []).append(index)
-    if not found.removed:
-        return
-    for ordinal in range(len(asked.ids)):
+        place = number, scan.rows[index], scan.cells[index]
+        if scan.statuses[index] == _ERROR:
+            errors_by_row[place] = index
+        else:
+            answers_by_row[place] = index
+            by_cells.setdefault((number, scan.cells[index]), []).append(index)
+    for ordinal in ordinals:
         number, cells = asked.files[ordinal], asked.cells[ordinal]
-        place = asked.key(ordinal), cells
-        error = errors_by_row[number].pop(place, -1)
+        place = number, asked.key(ordinal), cells
+        error = errors_by_row.pop(place, -1)
         if error >= 0:
             found.removed -= 1
             if found.done[ordinal] or found.replaces[ordinal] >= 0:
                 found.leftovers[number].add(error)
             else:
                 found.replaces[ordinal] = error
-        same = by_cells[number].get(cells)
+        same = by_cells.get((number, cells))
         if found.done[ordinal] or found.replaces[ordinal] >= 0:
-            old = answers_by_row[number].get(place, -1) if redo else -1
+            old = answers_by_row.get(place, -1) if redo else -1
             if same and old in same and found.done[ordinal] and not failed[ordinal]:
                 # A run that redid this row was killed before the old answer could go.
                 same.remove(old)
