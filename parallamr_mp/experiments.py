@@ -19,7 +19,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import orjson
@@ -34,8 +33,6 @@ STDIN = "-"
 _LONE = re.compile("[\ud800-\udfff]")
 _LONG_NUMBER = re.compile(r"\d{19}")
 _SPOOL_IN_MEMORY = 8 << 20
-_SHORT = 10_000
-"""Characters of a row's parameters that may be kept for the rows to come."""
 MAX_PARAM_DEPTH = 200
 """Levels of a parameter's value: what is written as JSON can hold few more around it."""
 
@@ -87,7 +84,6 @@ class Table:
             for index, name in enumerate(self.columns)
             if name.startswith(PARAM_PREFIX)
         )
-        self._param_names = tuple(name for _, name in self.param_columns)
 
     # ── rows ─────────────────────────────────────────────────────────────────
 
@@ -113,31 +109,22 @@ class Table:
         return dict(zip(self.columns, experiment.values, strict=True))
 
     def params(self, experiment: Experiment) -> dict[str, Any]:
-        """The row's body parameters: its `param:NAME` cells that are not empty, as typed values.
-
-        Not to be changed: rows with the same cells share them.
-        """
-        if not self.param_columns:
-            return {}
-        texts = tuple([experiment.values[index].strip() for index, _ in self.param_columns])
-        try:
-            return _parsed(self._param_names, texts)
-        except ValueError:
-            self._fail_param(experiment.row_number, texts)
-
-    def _fail_param(self, row: int, texts: tuple[str, ...]) -> NoReturn:
-        for name, text in zip(self._param_names, texts, strict=True):
-            try:
-                _parse((name,), (text,))
-            except ValueError as error:
-                malformed = isinstance(error, json.JSONDecodeError)
-                self._fail(
-                    f"{'is not JSON' if malformed else 'cannot be sent'}: {error}",
-                    row=row,
-                    column=PARAM_PREFIX + name,
-                    hint='Expected a JSON value such as 0.7, true, "text" or {"type": "json_object"}.',
-                )
-        raise AssertionError("one of them is at fault")
+        """The row's body parameters: its `param:NAME` cells that are not empty, as typed values."""
+        params = {}
+        for index, name in self.param_columns:
+            text = experiment.values[index].strip()
+            if text:
+                try:
+                    params[name] = parse_param(text)
+                except ValueError as error:
+                    malformed = isinstance(error, json.JSONDecodeError)
+                    self._fail(
+                        f"{'is not JSON' if malformed else 'cannot be sent'}: {error}",
+                        row=experiment.row_number,
+                        column=self.columns[index],
+                        hint='Expected a JSON value such as 0.7, true, "text" or {"type": "json_object"}.',
+                    )
+        return params
 
     def close(self) -> None:
         if self._spool is not None:
@@ -349,22 +336,6 @@ def parse_param(text: str) -> Any:
         return text
     check_sendable(value, text)
     return value
-
-
-def _parse(names: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
-    return {name: parse_param(text) for name, text in zip(names, texts, strict=True) if text}
-
-
-_parse_again = lru_cache(maxsize=128)(_parse)
-
-
-def _parsed(names: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
-    """Parameters by name, without those whose text is empty. Raises ValueError.
-
-    Most tables have few of them, over and over; long ones, as of schemas, are
-    not kept in great number.
-    """
-    return (_parse_again if sum(map(len, texts)) < _SHORT else _parse)(names, texts)
 
 
 def check_sendable(value: Any, text: str) -> None:
