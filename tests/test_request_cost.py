@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from support.behaviours import answer
 
 from parallamr_mp.answered import AttemptSpec, RowTask
 from parallamr_mp.attempt import Asker
@@ -117,7 +118,8 @@ def test_a_request_lets_go_of_the_interpreters_lock_to_send_and_to_receive_and_f
     assert not {"sleep", "lock.acquire", "RLock.acquire"} & set(called)
 
 
-def test_more_context_files_take_no_more_calls(asking):
+def test_more_context_files_take_no_more_calls(asking, server):
+    server.behave(answer("short"))  # a long one, as an echo would be, is received in several parts
     took = []
     for many in (2, 20):
         documents = tuple((f"{number}.txt", f"text {number:02} " * 85) for number in range(many))
