@@ -79,6 +79,7 @@ WORKER = [
     "providers.registry",
     "providers.secrets",
     "providers.transport",
+    "providers.watched",
     "providers.wire",
     "results",
     "results.records",

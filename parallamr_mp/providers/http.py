@@ -20,12 +20,8 @@ from parallamr_mp.providers.deadlines import Watchdog
 from parallamr_mp.providers.endpoints import secrets_of, shown_url, url_secrets
 from parallamr_mp.providers.exchange import HttpReply, Transport
 from parallamr_mp.providers.failures import failure_from_status, redact, retry_after_seconds
-from parallamr_mp.providers.transport import (
-    CONNECT_SECONDS,
-    BrokenAnswer,
-    make_session,
-    says_where_it_ends,
-)
+from parallamr_mp.providers.transport import BrokenAnswer, make_session, says_where_it_ends
+from parallamr_mp.providers.watched import CONNECT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -209,7 +205,7 @@ class HttpClient:
                     raise BrokenAnswer(error) from error
                 raise
             if response.status_code < 200:
-                # Not the answer (see `transport._FinalAnswer`), which is still to come: unread as
+                # Not the answer (see `watched._FinalAnswer`), which is still to come: unread as
                 # this one is, closing it closes the connection, and nobody is given what comes.
                 response.close()
                 return HttpReply(response.status_code, response.headers, b"")

@@ -13,39 +13,29 @@ urllib3's pool, writes to it and reads from it (`wire`), and puts it back.
 
 from __future__ import annotations
 
-import http.client
 import socket
 import ssl
 import threading
 import time
-from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import parse_url
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from parallamr_mp._version import __version__
-from parallamr_mp.providers.arrivals import Arrivals
-from parallamr_mp.providers.deadlines import Call, Watchdog
+from parallamr_mp.providers.deadlines import Watchdog
 from parallamr_mp.providers.environment import ProxyRules, ca_bundle, proxy_rules, tls_context
 from parallamr_mp.providers.exchange import HttpReply
 from parallamr_mp.providers.pools import Prepared, use_idle
+from parallamr_mp.providers.watched import CONNECT_SECONDS, under_way, watched_kind
 from parallamr_mp.providers.wire import AnswerReader, head_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-
-CONNECT_SECONDS = 10.0
-"""The longest a connection may take to come about: address, TCP, TLS each."""
-
-IDLE_SECONDS = 4.0
-"""A connection unused for longer is not trusted: servers close theirs after 5 s and more (uvicorn: 5)."""
+    from collections.abc import Mapping
 
 _MAX_ENDPOINTS = 256
 _SPARE_CONNECTIONS = 8
@@ -63,119 +53,11 @@ _SOCKET_OPTIONS = [
 ]
 
 
-class _UnderWay(threading.local):
-    """The call that this thread is busy with: how a connection finds the call it is used for."""
-
-    call: Call | None = None
-    total: float = 0.0
-    """Seconds the call may take."""
-    connection: Any = None
-    """The one it uses, from when that has come about: before, nothing can have been sent."""
-    answered: bool = False
-    """Whether a byte has come back on it."""
-
-
-_under_way = _UnderWay()
-
-
 class BrokenAnswer(requests.ConnectionError):
     """An answer broke off after its first byte, an interim one's included: the server was at work.
 
     `response` is what had come of it, where its headers had.
     """
-
-
-class _FinalAnswer(http.client.HTTPResponse):
-    """The first answer that is not interim.
-
-    Any number of 1xx may come before the answer (RFC 9110, 15.2), but `begin`
-    skips 100 alone: a 103 Early Hints would count as the answer, and the real
-    one be read as that of the next request on this connection. So all are
-    reported as 100, but for 101, after which the connection speaks no HTTP.
-    """
-
-    def _read_status(self) -> tuple[str, int, str]:
-        # A proxy's answer to CONNECT is read here, too, but before there is a connection to the server.
-        if _under_way.connection is not None and self.fp.peek(1):
-            _under_way.answered = True
-        version, status, reason = super()._read_status()  # type: ignore[misc]
-        interim = 100 <= status < 200 and status != http.client.SWITCHING_PROTOCOLS
-        return version, http.client.CONTINUE if interim else status, reason
-
-
-class _Watched(HTTPConnection):
-    """A connection whose socket can be cut from outside, and which distrusts itself when it has idled."""
-
-    response_class = _FinalAnswer
-    idle_since: float | None = None
-    cut: Callable[[], object] | None = None
-    """Ends all reading and writing, from any thread."""
-    _arrivals: Arrivals | None = None
-
-    @property
-    def is_connected(self) -> bool:
-        """What is asked before a used connection is taken out of the pool."""
-        if self.idle_since is not None and time.monotonic() - self.idle_since > IDLE_SECONDS:
-            return False
-        # Nothing has been asked, so whatever has arrived is the end, or belongs to nobody.
-        nothing = None if self._arrivals is None else self._arrivals.none()
-        return super().is_connected if nothing is None else nothing
-
-    def _new_conn(self) -> socket.socket:
-        # Here and not only in `connect`: a proxy's answer to CONNECT can drip as well.
-        opened = super()._new_conn()
-        if _under_way.call is not None:
-            _under_way.call.on_deadline(_cut_of(opened))
-            # The TLS handshake that may follow takes this timeout as its total.
-            opened.settimeout(min(_under_way.total, CONNECT_SECONDS))
-        return opened
-
-    def connect(self) -> None:
-        super().connect()
-        call = _under_way.call
-        if call is not None and self.sock is not None:
-            _under_way.connection = self
-            call.on_deadline(self.watched())  # TLS has put a new socket object in place of the one above
-
-    def watched(self) -> Callable[[], object]:
-        """From here on the watchdog alone ends what takes too long, by what this returns.
-
-        A limit of the socket's own would be over at once after a stop of this
-        process, before that is forgiven.
-        """
-        connected: Any = self.sock
-        connected.settimeout(None)
-        self._arrivals = Arrivals(connected, _inner(connected))
-        self.cut = _cut_of(connected)
-        return self.cut
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        call = _under_way.call
-        if call is not None and self.sock is not None:
-            _under_way.connection = self
-            call.on_deadline(self.cut or self.watched())
-            self.timeout = None  # as in `connect`; urllib3 gives it to the socket
-        super().request(*args, **kwargs)
-
-    def close(self) -> None:
-        self.cut = self._arrivals = None
-        super().close()
-
-
-class _WatchedTLS(_Watched, HTTPSConnection):
-    """As `_Watched`, over TLS."""
-
-
-def _inner(connected: Any) -> socket.socket:
-    """The TCP socket: TLS within TLS has it inside an SSLTransport."""
-    inner: socket.socket = connected if isinstance(connected, socket.socket) else connected.socket
-    return inner
-
-
-def _cut_of(connected: Any) -> Callable[[], object]:
-    # Not the object's own `shutdown`: an SSLSocket's would make the other thread read
-    # ciphertext as if it were plain.
-    return partial(socket.socket.shutdown, _inner(connected), socket.SHUT_RDWR)
 
 
 class DeadlineAdapter(HTTPAdapter):
@@ -210,7 +92,7 @@ class DeadlineAdapter(HTTPAdapter):
         super().init_poolmanager(
             connections, maxsize, block=block, socket_options=_SOCKET_OPTIONS, **pool_kwargs
         )
-        use_idle(self.poolmanager, _watched_kind)
+        use_idle(self.poolmanager, watched_kind)
 
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
         """As above for pools behind a proxy; one that is itself reached by TLS is verified alike."""
@@ -220,7 +102,7 @@ class DeadlineAdapter(HTTPAdapter):
             known = proxy in self.proxy_manager
             manager = super().proxy_manager_for(proxy, socket_options=_SOCKET_OPTIONS, **proxy_kwargs)
             if not known:
-                use_idle(manager, _watched_kind)
+                use_idle(manager, watched_kind)
             return manager
 
     def build_connection_pool_key_attributes(
@@ -251,10 +133,10 @@ class DeadlineAdapter(HTTPAdapter):
         if total is None:
             return super().send(request, stream, timeout, verify, cert, proxies)
         call = self._watchdog.begin(total)
-        _under_way.call, _under_way.total = call, total
-        _under_way.connection, _under_way.answered = None, False
+        under_way.call, under_way.total = call, total
+        under_way.connection, under_way.answered = None, False
         response: requests.Response | None = None
-        # No limit for reading, see `_Watched.connect`, but for a body that nobody watches.
+        # No limit for reading, see `Watched.connect`, but for a body that nobody watches.
         limits = (min(CONNECT_SECONDS, total), total if stream else None)
         try:
             response = super().send(request, stream, limits, verify, cert, proxies)
@@ -265,14 +147,14 @@ class DeadlineAdapter(HTTPAdapter):
         except Exception as error:
             # A cut connection fails in many ways; what happened is that time was up.
             if call.expired or isinstance(error, requests.Timeout):
-                kind = requests.ConnectTimeout if _under_way.connection is None else requests.ReadTimeout
+                kind = requests.ConnectTimeout if under_way.connection is None else requests.ReadTimeout
                 raise kind("the deadline has passed", request=request, response=response) from error
-            if _under_way.answered and not isinstance(error, requests.exceptions.ContentDecodingError):
+            if under_way.answered and not isinstance(error, requests.exceptions.ContentDecodingError):
                 raise BrokenAnswer(error, request=request, response=response) from error
             raise
         finally:
-            connection = _under_way.connection
-            _under_way.call = _under_way.connection = None
+            connection = under_way.connection
+            under_way.call = under_way.connection = None
             self._watchdog.end(call)
             if connection is not None:
                 # It may be in another thread's hands by now; then this is a little early or late
@@ -388,15 +270,6 @@ def make_session(threads: int, env: Mapping[str, str]) -> requests.Session:
         session.get_adapter(prefix).close()
         session.mount(prefix, adapter)
     return session
-
-
-def _watched_kind(kind: Any) -> Any:
-    """The watched variant of a connection class, also of those for SOCKS proxies."""
-    if kind is HTTPConnection:
-        return _Watched
-    if kind is HTTPSConnection:
-        return _WatchedTLS
-    return type(f"Watched{kind.__name__}", (_Watched, kind), {})
 
 
 def says_where_it_ends(headers: Mapping[str, str]) -> bool:

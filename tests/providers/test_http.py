@@ -33,7 +33,7 @@ from support.behaviours import (
 from support.server import FakeServer
 
 from parallamr_mp.errors import BadInput, ProviderError
-from parallamr_mp.providers import transport
+from parallamr_mp.providers import watched
 from parallamr_mp.providers.endpoints import parse_base_url, shown_url
 from parallamr_mp.providers.environment import proxy_rules
 from parallamr_mp.providers.http import HttpClient, make_session
@@ -113,7 +113,7 @@ def test_a_connection_that_has_idled_is_not_used_again(server, client, monkeypat
     chat(client, server.openai_url)
     chat(client, server.openai_url)
     assert server.connections == 1
-    monkeypatch.setattr(transport, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(watched, "IDLE_SECONDS", 0.0)
     chat(client, server.openai_url)
     assert server.connections == 2
 
