@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import queue
+import ssl
 import time
 from collections import deque
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import requests
+from urllib3 import exceptions
+from urllib3.util.proxy import connection_requires_http_tunnel
+from urllib3.util.ssl_match_hostname import CertificateError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import requests
 
 
 class Idle:
@@ -53,7 +58,59 @@ def use_idle(manager: Any, connection_of: Callable[[Any], Any]) -> None:
 @cache
 def _variant(kind: Any, connection_of: Callable[[Any], Any]) -> Any:
     made = {"ConnectionCls": connection_of(kind.ConnectionCls), "QueueCls": Idle}
-    return type(f"Lean{kind.__name__}", (kind,), made)
+    return type(f"Lean{kind.__name__}", (_Lean, kind), made)
+
+
+class _Lean:
+    """What is added to a pool of urllib3's.
+
+    Two of urllib3's methods are called that have no public name, but are there
+    for a pool's subclasses: `_new_conn` knows all options of a connection, and
+    `_prepare_proxy` connects by a tunnel.
+    """
+
+    @property
+    def tunnels(self: Any) -> bool:
+        """Whether a proxy has to be asked for a way through it."""
+        return connection_requires_http_tunnel(self.proxy, self.proxy_config, self.scheme)
+
+    def connected(self: Any, seconds: float) -> Any:
+        """A new connection, for the caller alone. Each address, and TLS, may take so many seconds.
+
+        Raises `requests.RequestException`, with the cause in it, and `ValueError`
+        for a host that cannot be one.
+        """
+        connection = self._new_conn()
+        connection.timeout = seconds
+        try:
+            if self.tunnels:
+                self._prepare_proxy(connection)
+            else:
+                connection.connect()
+        except Exception as error:
+            failure = _failure_of(error, connection)
+            connection.close()
+            if failure is None:
+                raise
+            raise failure from error
+        return connection
+
+
+def _failure_of(error: Exception, connection: Any) -> requests.RequestException | None:
+    """What `requests` raises for a connection that did not come about; None: the error itself."""
+    if isinstance(error, exceptions.LocationValueError):
+        return None
+    refused = isinstance(error, exceptions.NewConnectionError)  # which is a ConnectTimeoutError, too
+    if isinstance(error, TimeoutError | exceptions.ConnectTimeoutError) and not refused:
+        return requests.ConnectTimeout(error)
+    distrusted = isinstance(error, ssl.SSLError | CertificateError)
+    if distrusted:
+        error = exceptions.SSLError(error)
+    elif not isinstance(error, OSError | exceptions.HTTPError | http.client.HTTPException):
+        return None
+    if connection.proxy is not None and not connection.has_connected_to_proxy:
+        return requests.exceptions.ProxyError(exceptions.ProxyError("no way through the proxy", error))
+    return (requests.exceptions.SSLError if distrusted else requests.ConnectionError)(error)
 
 
 class Prepared:

@@ -6,9 +6,9 @@ Session (no netrc, no cookies, no redirects asked for)
           └── Watchdog: cuts the connection of a call that is over its deadline
 
 A request takes one of two roads. `send` is that of `requests`: whatever it can
-be asked, and every connection that is yet to come about, with proxies and TLS.
-`exchange` is for the many that follow: it takes a connection that stands from
-urllib3's pool, writes to it and reads from it (`wire`), and puts it back.
+be asked. `exchange` is for requests of which many are alike: it takes a
+connection out of urllib3's pool, or has the pool make one, writes to it and
+reads from it (`wire`), and puts it back.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util import parse_url
-from urllib3.util.proxy import connection_requires_http_tunnel
 
 from parallamr_mp._version import __version__
-from parallamr_mp.providers.deadlines import Watchdog
+from parallamr_mp.providers.deadlines import Call, Watchdog
 from parallamr_mp.providers.environment import ProxyRules, ca_bundle, proxy_rules, tls_context
 from parallamr_mp.providers.exchange import HttpReply
 from parallamr_mp.providers.pools import Prepared, use_idle
@@ -171,8 +170,7 @@ class DeadlineAdapter(HTTPAdapter):
         request.headers.pop("Content-Length", None)
         pool = self._pool_of(request)
         target = parse_url(self.request_url(request, self._proxies_for(request)))
-        forwards = not connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme)
-        fields = {**request.headers, **(pool.proxy_headers if pool.proxy and forwards else {})}
+        fields = {**request.headers, **(pool.proxy_headers if pool.proxy and not pool.tunnels else {})}
         # Through a proxy that forwards, the target is a whole URL.
         return Prepared(
             request, pool, head_of(method, target.url if target.host else target.request_uri, fields, pool)
@@ -182,11 +180,12 @@ class DeadlineAdapter(HTTPAdapter):
         """See `Transport.exchange`."""
         connection = prepared.connection()
         if connection is None:
-            return self._exchange_anew(prepared, body, total)
-        if connection.cut is None or connection.sock.gettimeout() is not None:
-            connection.watched()  # the last to use it was a `send` with limits of its own
+            connection, call = self._connect(prepared, total)
+        else:
+            if connection.cut is None or connection.sock.gettimeout() is not None:
+                connection.watched()  # the last to use it was a `send` with limits of its own
+            call = self._watchdog.begin(total, connection.cut)
         reader = AnswerReader(connection.sock.recv)
-        call = self._watchdog.begin(total, connection.cut)
         try:
             try:
                 head = prepared.head
@@ -214,15 +213,27 @@ class DeadlineAdapter(HTTPAdapter):
             raise requests.ReadTimeout("the deadline has passed")
         return HttpReply(reader.status, reader.headers, content)
 
-    def _exchange_anew(self, prepared: Prepared, body: bytes | None, total: float) -> HttpReply:
-        """As `exchange`, over a connection that is yet to be made."""
-        request = prepared.request.copy()
-        if body is not None:
-            request.body = body
-            request.headers["Content-Length"] = str(len(body))
-        response = self.send(request, timeout=total)
-        prepared.pool = self._pool_of(request)  # where the connection is now
-        return HttpReply(response.status_code, response.headers, response.content)
+    def _connect(self, prepared: Prepared, total: float) -> tuple[Any, Call]:
+        """A new connection, and the call it has been made in: the caller ends it."""
+        if prepared.pool.pool is None:  # it was closed
+            prepared.pool = self._pool_of(prepared.request)
+        call = self._watchdog.begin(total)
+        under_way.call, under_way.total, under_way.connection = call, total, None
+        try:
+            connection = prepared.pool.connected(min(CONNECT_SECONDS, total))
+        except BaseException as error:
+            self._watchdog.end(call)
+            if call.expired and isinstance(error, Exception):
+                # A cut connection fails in many ways; what happened is that time was up.
+                raise requests.ConnectTimeout("the deadline has passed") from error
+            raise
+        finally:
+            under_way.call = under_way.connection = None
+        if call.expired:  # by a slow look-up of the name; later nobody would know that nothing was sent
+            self._watchdog.end(call)
+            connection.close()
+            raise requests.ConnectTimeout("the deadline has passed")
+        return connection, call
 
     def _pool_of(self, request: requests.PreparedRequest) -> Any:
         return self.get_connection_with_tls_context(request, True, self._proxies_for(request))

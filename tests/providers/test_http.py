@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import socketserver
 import ssl
 import threading
 import time
@@ -31,6 +30,7 @@ from support.behaviours import (
     stall,
 )
 from support.server import FakeServer
+from support.tunnels import Tunnels
 
 from parallamr_mp.errors import BadInput, ProviderError
 from parallamr_mp.providers import watched
@@ -519,7 +519,7 @@ def test_a_refusal_is_one_even_if_its_words_do_not_all_come(server, kind, reques
 
 
 def test_a_proxy_that_breaks_amid_its_own_answer_has_sent_nothing_to_the_server(ca_file):
-    with _Tunnels(1, reply=b"SSH-2.0-OpenSSH\r\n") as proxy:
+    with Tunnels(1, reply=b"SSH-2.0-OpenSSH\r\n") as proxy:
         with make_session(1, {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}) as session:
             error = failure_of(lambda: chat(HttpClient(session, 5), "https://nowhere.invalid/v1"))
     assert (error.kind, error.retryable, error.unknown) == ("connection", True, False)
@@ -580,65 +580,8 @@ def test_a_plain_request_goes_through_the_proxy_with_its_password(server):
     assert seen.headers["proxy-authorization"].startswith("Basic ")
 
 
-class _Tunnels(socketserver.ThreadingTCPServer):
-    """A proxy that takes CONNECT only, and leads to `target` whatever host is asked for."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, target: int, reply: bytes = b"HTTP/1.1 200 OK\r\n\r\n", interval: float = 0) -> None:
-        self.target, self.reply, self.interval = target, reply, interval
-        self.asked: list[str] = []
-        self.stop = threading.Event()
-        super().__init__(("127.0.0.1", 0), _Tunnel)
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.shutdown()
-        self.server_close()
-
-
-class _Tunnel(socketserver.StreamRequestHandler):
-    server: _Tunnels
-
-    def handle(self) -> None:
-        self.server.asked.append(self.rfile.readline().decode().split()[1])
-        while self.rfile.readline().strip():
-            pass
-        try:
-            for byte in self.server.reply if self.server.interval else ():
-                self.wfile.write(bytes([byte]))
-                if self.server.stop.wait(self.server.interval):
-                    return
-            if not self.server.interval:
-                self.wfile.write(self.server.reply)
-            if b" 200 " not in self.server.reply:
-                return
-            with socket.create_connection(("127.0.0.1", self.server.target)) as far:
-                back = threading.Thread(target=self._copy, args=(far, self.connection), daemon=True)
-                back.start()
-                self._copy(self.connection, far)
-                back.join()
-        except OSError:
-            pass
-
-    @staticmethod
-    def _copy(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65_536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-
 def test_https_goes_through_the_proxys_tunnel_and_is_still_verified(ca, ca_file):
-    with FakeServer(tls=ca) as server, _Tunnels(server.port) as proxy:
+    with FakeServer(tls=ca) as server, Tunnels(server.port) as proxy:
         env = {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}
         with make_session(1, env) as session:
             client = HttpClient(session, 5)
@@ -649,7 +592,7 @@ def test_https_goes_through_the_proxys_tunnel_and_is_still_verified(ca, ca_file)
 
 
 def test_a_proxy_that_drips_its_answer_is_cut_at_the_deadline(ca_file):
-    with _Tunnels(1, interval=0.05) as proxy:
+    with Tunnels(1, interval=0.05) as proxy:
         with make_session(1, {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}) as session:
             started = time.monotonic()
             error = failure_of(lambda: chat(HttpClient(session, 0.3), "https://nowhere.invalid/v1"))
@@ -658,7 +601,7 @@ def test_a_proxy_that_drips_its_answer_is_cut_at_the_deadline(ca_file):
 
 
 def test_a_proxy_that_wants_a_password_is_a_final_error(ca_file):
-    with _Tunnels(1, reply=b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n") as proxy:
+    with Tunnels(1, reply=b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n") as proxy:
         with make_session(1, {"ALL_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}) as session:
             error = failure_of(lambda: chat(HttpClient(session, 5), "https://nowhere.invalid/v1"))
     assert (error.kind, error.retryable, error.unreached) == ("connection", False, False)
@@ -666,7 +609,7 @@ def test_a_proxy_that_wants_a_password_is_a_final_error(ca_file):
 
 
 def test_a_proxy_that_finds_no_server_is_tried_again(ca_file):
-    with _Tunnels(1, reply=b"HTTP/1.1 502 Bad Gateway\r\n\r\n") as proxy:
+    with Tunnels(1, reply=b"HTTP/1.1 502 Bad Gateway\r\n\r\n") as proxy:
         with make_session(1, {"ALL_PROXY": proxy.url, "SSL_CERT_FILE": ca_file}) as session:
             error = failure_of(lambda: chat(HttpClient(session, 5), "https://nowhere.invalid/v1"))
     assert (error.kind, error.retryable, error.unreached) == ("connection", True, True)
