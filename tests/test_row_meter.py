@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallamr_mp.answered import RowTask
-from parallamr_mp.attempt import _render
+from parallamr_mp.attempt import _render, _texts
 from parallamr_mp.errors import BadInput
 from parallamr_mp.estimate import (
     CHAT_TOKENS,
@@ -63,7 +63,7 @@ def test_the_input_is_as_long_as_what_is_sent(prompt, documents, system, topic, 
     inputs = Inputs(prompt, tuple(documents), system)
     row = task(topic=topic, params={"max_tokens": 10}, inputs=inputs if own else None)
     measured = RowMeter(COLUMNS, None if own else inputs, KNOWN).measure(row)
-    sent, of_system, _ = _render(inputs, dict(zip(COLUMNS, row.values, strict=True)))
+    sent, of_system, _ = _render(*_texts(inputs), dict(zip(COLUMNS, row.values, strict=True)))
     assert measured.characters == len(sent) + len(of_system or "")
     size = len((sent + (of_system or "")).encode("utf-8", "surrogatepass"))
     assert measured.cost == pytest.approx((size + CHAT_TOKENS + 100) / 1e6)
@@ -74,7 +74,7 @@ def test_no_request_costs_more_than_the_worst(prompt, params, tokens_in, tokens_
     row = task(params={"max_tokens": 1, **params})
     known = Known({}, {("openai", "m"): TIERED})
     measured = meter(prompt, known).measure(row)
-    sent, _, _ = _render(Inputs(prompt), dict(zip(COLUMNS, row.values, strict=True)))
+    sent, _, _ = _render(*_texts(Inputs(prompt)), dict(zip(COLUMNS, row.values, strict=True)))
     tokens_in = min(tokens_in, len(sent.encode()))
     tokens_out = min(tokens_out, measured.max_tokens)
     assert cost_of(TIERED, tokens_in, tokens_out) <= measured.cost

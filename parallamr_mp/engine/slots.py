@@ -133,7 +133,8 @@ class Slots:
         if job.deaths < MAX_DEATHS - 1:
             roomiest, most = self._slots[0], -math.inf
             for slot in self._slots:
-                if (free := slot.window - len(slot.held)) > most:
+                # By threads and not by windows: while one has nothing to do, no lease goes ahead elsewhere.
+                if (free := slot.threads - len(slot.held)) > most and slot.window > len(slot.held):
                     roomiest, most = slot, free
             self._owner.leasing(roomiest, job)
             roomiest.lease(job, now)

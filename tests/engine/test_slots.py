@@ -77,10 +77,11 @@ class Owner:
 
 
 class Fixture:
-    def __init__(self, number=2, threads=2):
+    def __init__(self, number=2, threads=2, **more):
         self.owner, self.reactor, self.now, self.seats = Owner(), FakeReactor(), 100.0, []
         self.refuses = False
-        self.slots = Slots(number, threads, self.make_seat, self.owner, self.reactor, lambda: self.now)
+        clock = lambda: self.now  # noqa: E731
+        self.slots = Slots(number, threads, self.make_seat, self.owner, self.reactor, clock, **more)
         self.slots.start()
         self.each = list(self.slots)
 
@@ -140,6 +141,17 @@ def test_the_worker_with_most_room_gets_the_next_job(fixture):
     fixture.place(4)
     assert fixture.seats[1].leases == [1, 3, 4]
     assert fixture.slots.oldest.id == 2
+
+
+def test_no_lease_goes_ahead_at_a_fast_worker_while_another_has_a_thread_with_nothing_to_do():
+    fixture = Fixture(threads=2, ahead_seconds=1.0)
+    fixture.ready(0, 1)
+    fixture.place(0)
+    fixture.finish(0, 0)  # it is known to be fast now, of the other nothing is known
+    for id_ in range(1, 6):
+        fixture.place(id_)
+    assert fixture.seats[1].leases == [2, 4]
+    assert fixture.seats[0].leases == [0, 1, 3, 5]
 
 
 def test_the_owner_hears_of_each_lease_before_it_goes_out_and_of_all_that_workers_say(fixture):
