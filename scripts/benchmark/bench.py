@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compares parallamr-mp with what one would write or pick instead, on the same job: "
         "read a table, send each row to a server of chat completions, write a table of answers. Everything "
         "runs on this machine. Figures of one call compare with each other, and with no others. "
-        "Everything takes some 25 minutes on two cores, and 1.5 GB of disk for temporary files.",
+        "Everything takes some 30 minutes on two cores, and 1.5 GB of disk for temporary files.",
         epilog=f"Clients: {', '.join(each.name for each in known())}. "
         f"Scenarios: {', '.join(each.name for each in SCENARIOS)}.",
     )

@@ -114,14 +114,14 @@ class Scenario:
 
 _K = 1000
 SCENARIOS = (
-    Scenario("50ms", "50 ms, 256 in flight", 0.05, 2, 128, _rows(40 * _K)),
-    Scenario("1s", "1 s, 1000 in flight", 1.0, 2, 500, _rows(10 * _K), rounds=2),
+    Scenario("50ms", "50 ms, 256 in flight", 0.05, 2, 128, _rows(80 * _K)),
+    Scenario("1s", "1 s, 1000 in flight", 1.0, 2, 500, _rows(20 * _K), rounds=2),
     Scenario(
         "1s-4",
         "1 s, 1000 in flight, four processes",
-        *(1.0, 4, 250, _rows(10 * _K)),
+        *(1.0, 4, 250, _rows(20 * _K)),
         only=PROCESSES,
-        rounds=2,
+        rounds=1,
     ),
     Scenario(
         "tls",
