@@ -16,6 +16,7 @@ from support.behaviours import answer
 from parallamr_mp.answered import AttemptSpec, RowTask
 from parallamr_mp.attempt import Asker
 from parallamr_mp.models import Inputs
+from parallamr_mp.providers import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ INPUTS = Inputs(
 MOST_PYTHON_CALLS = 50
 MOST_CALLS = 170
 """A little above what it is with CPython 3.11. Look at what came in before raising them."""
+MOST_CALLS_TO_CONNECT = 130
+"""For a connection beside that: they come all at once, one a thread."""
 
 
 def task(number: int, provider: str) -> RowTask:
@@ -90,6 +93,14 @@ def test_a_request_takes_few_calls(asker, server, provider):
     assert server.connections == 1
     assert python <= MOST_PYTHON_CALLS
     assert every <= MOST_CALLS
+
+
+def test_a_connection_takes_few_calls(asker, server, monkeypatch):
+    warmed(asker)
+    monkeypatch.setattr(watched, "IDLE_SECONDS", 0.0)  # none is good enough any more
+    _, every = calls_of(asker, task(9, "openai"))
+    assert server.connections == 2
+    assert every <= MOST_CALLS + MOST_CALLS_TO_CONNECT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere an idle connection is polled")
