@@ -163,6 +163,7 @@ class Slot:
                 job = self.held.pop(message.id, None)
                 if job is not None:
                     self._learn(message)
+                    self.waiting.pop(job.id, None)
                     if self.waiting:
                         self._begin_next()
                     self._owner.settle(self, job, message)
@@ -172,13 +173,26 @@ class Slot:
                 self._set_window()
                 self._owner.slot_ready(self)
             case Returned():
-                for id_ in message.ids:
-                    if (returned := self.held.pop(id_, None)) is not None:
-                        self._return(returned)
+                self._take_back(message.ids)
             case Said():
                 self._owner.said(self, message.what)
             case Crashed():
                 self.report = message.report
+
+    def _take_back(self, ids: tuple[int, ...]) -> None:
+        """The worker has not begun these and never will, whatever its outcomes since made them seem.
+
+        For each that seemed to have been begun a thread had come too late, and
+        takes instead what was leased after the worker had been asked.
+        """
+        returned = [self.held.pop(id_) for id_ in ids if id_ in self.held]
+        late = sum(job.id not in self.waiting for job in returned)
+        for job in returned:
+            self.waiting.pop(job.id, None)
+        for _ in range(min(late, len(self.waiting))):
+            self._begin_next()
+        for job in returned:
+            self._return(job)
 
     def _begin_next(self) -> None:
         """A thread has become free, and takes what has waited longest."""

@@ -115,10 +115,21 @@ class Endpoint:
         return Grant(now, self, tokens, job.cost, probe)
 
     def release(
-        self, now: float, job: Job, grant: Grant, sent: float, used: int, report: Report | None
+        self,
+        now: float,
+        job: Job,
+        grant: Grant,
+        sent: float,
+        used: int,
+        report: Report | None,
+        *,
+        begun: bool = True,
     ) -> None:
-        """Its lease has ended; without a report nobody knows what became of it."""
-        self._quota.release(grant.at, sent, grant.tokens, used)
+        """Its lease has ended; without a report nobody knows what became of it.
+
+        Not `begun`: nothing was sent.
+        """
+        self._quota.release(grant.at, sent, grant.tokens, used, begun=begun)
         self._tokens_out -= grant.tokens
         if report is None:
             self.breaker.abandoned(grant.probe)

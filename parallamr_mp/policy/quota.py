@@ -58,11 +58,11 @@ class Quota:
         if self._tokens is not None:
             self._tokens.charge(now, tokens)
 
-    def release(self, leased: float, sent: float, tokens: int, used: int) -> None:
-        """It has come back: it had left at `sent`, and has `used` so many tokens in truth."""
+    def release(self, leased: float, sent: float, tokens: int, used: int, *, begun: bool = True) -> None:
+        """It has come back: it had left at `sent`, if it was `begun`, and has `used` so many tokens."""
         self.in_flight -= 1
         if self._requests is not None:
-            self._requests.correct(leased, sent, 1.0, 1.0)
+            self._requests.correct(leased, sent, 1.0, 1.0 if begun else 0.0)
         if self._tokens is not None:
             self._tokens.correct(leased, sent, tokens, used)
 

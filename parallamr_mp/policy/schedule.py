@@ -270,12 +270,12 @@ class Schedule:
         sent = max(grant.at, now - report.seconds) if report is not None else now
         used = self._used(lane, job, grant, report) if begun else 0
         for quota in lane.quotas:
-            quota.release(grant.at, sent, grant.tokens, used)
+            quota.release(grant.at, sent, grant.tokens, used, begun=begun)
         if self._budget.cap is not None and begun:
             self._pay(grant, report)
         elif self._budget.cap is not None:
             self._budget.settle(grant.cost, None)
-        grant.endpoint.release(now, job, grant, sent, used, report)
+        grant.endpoint.release(now, job, grant, sent, used, report, begun=begun)
         if report is None:
             return
         failure = report.failure

@@ -206,6 +206,26 @@ def test_what_a_worker_gives_back_was_no_attempt(fast, owner):
     assert (list(fast.slot.held), len(fast.slot.waiting)) == ([2], 0)
 
 
+def test_a_thread_that_came_too_late_for_what_was_given_back_begins_what_was_leased_since(fast, owner):
+    for id_ in range(1, 4):
+        fast.lease(id_)
+    fast.finish(1)  # its thread is to take 3, but the worker's main thread gives that back first
+    fast.lease(4)
+    fast.slot.deliver(Returned((3,)))
+    assert (owner.begun_ids, list(fast.slot.waiting)) == ([0, 1, 2, 3, 4], [])
+    fast.slot.lost()
+    assert (owner.orphans, owner.returned_ids) == ([[2, 4]], [3])
+
+
+def test_an_outcome_never_leaves_its_lease_among_those_that_wait(fast, owner):
+    for id_ in range(1, 5):
+        fast.lease(id_)
+    fast.finish(4)
+    assert (list(fast.slot.held), list(fast.slot.waiting)) == ([1, 2, 3], [])
+    fast.slot.lost()
+    assert (owner.orphans, owner.returned_ids) == ([[1, 2, 3]], [])
+
+
 def test_a_lease_that_has_waited_for_long_is_called_back_and_none_goes_ahead_any_more(fast):
     for id_ in range(1, 4):
         fast.lease(id_)

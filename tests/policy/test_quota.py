@@ -42,6 +42,13 @@ def test_a_request_counts_from_when_it_was_sent():
     assert quota.wait(92.0, 1) == 0.0
 
 
+def test_a_request_that_never_left_does_not_count():
+    quota = Quota(Limits(rpm=1, tpm=1000))
+    quota.charge(0.0, 1000)
+    quota.release(0.0, 2.0, 1000, 0, begun=False)
+    assert quota.wait(2.0, 1000) == 0.0
+
+
 @pytest.mark.parametrize("name", ["concurrency", "rpm", "tpm"])
 def test_a_limit_that_is_taken_away_holds_nobody(name):
     quota = Quota(Limits(**{name: 1}))

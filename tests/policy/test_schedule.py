@@ -48,6 +48,20 @@ def test_a_released_lease_makes_room_for_the_next_of_its_key():
     assert take_all(schedule) == [1]
 
 
+def test_what_comes_back_unasked_is_no_request_of_the_minute():
+    endpoints = {"a": pool("here", limits=Limits(rpm=1))}
+    for schedule in (
+        Schedule({"a": Limits(rpm=1)}),
+        Schedule({"a/": Limits(rpm=1)}),
+        Schedule(pools=endpoints),
+    ):
+        schedule.add(jobs("a")[0])
+        job = schedule.take(0.0)
+        schedule.release(job, 2.0, begun=False)
+        schedule.add(job)
+        assert schedule.take(2.0) is job
+
+
 def test_the_total_limits_all_keys_together():
     all_ = jobs("a", "b", "c")
     schedule = filled(all_, total=2)
