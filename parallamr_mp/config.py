@@ -149,7 +149,7 @@ def check(config: RunConfig) -> None:
     if config.max_errors is not None and config.max_errors < 0:
         raise BadInput(f"--fail-on-error {config.max_errors}: must be at least 0")
     if config.max_error_share is not None and not 0 <= config.max_error_share <= 1:
-        raise BadInput(f"--fail-on-error {config.max_error_share:.6g} of all rows: must be from 0 % to 100 %")
+        raise BadInput(f"--fail-on-error {100 * config.max_error_share:.6g}%: must be from 0 % to 100 %")
     if config.last_row is not None and config.last_row < config.first_row:
         raise BadInput(f"rows {config.first_row} to {config.last_row}: there is none")
     for scope in {**config.limits, **config.rpm, **config.tpm}:

@@ -156,6 +156,10 @@ def test_models_explains_what_went_wrong(tmp_path, server):
     assert done.code == 2
     assert "unknown provider 'opnai'" in done.stderr
     assert "openrouter" in done.stderr
+    done = run_cli(tmp_path, "models", "mock", "--timeout", "soon", env=env)
+    assert done.code == 2
+    assert "--timeout soon: expected a time, as in 90, 90s, 5m" in done.stderr
+    assert run_cli(tmp_path, "models", "mock", "--timeout", "5m", env=env).code == 0
     done = run_cli(tmp_path, "models", "openrouter")
     assert done.code == 2
     assert "OPENROUTER_API_KEY is not set" in done.stderr

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from parallamr_mp.cli.values import duration
 from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.base import ModelCatalogue, ProviderSettings
 from parallamr_mp.providers.registry import build_provider
@@ -14,13 +15,15 @@ from parallamr_mp.providers.registry import build_provider
 
 def models(
     provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="One of those that `providers` lists.")],
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.")] = 30.0,
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="TIME", help="How long to wait, as in 90, 90s or 5m.")
+    ] = "30",
 ) -> None:
     """List the models of a provider.
 
     One a line, with the context window in tokens where the server tells.
     """
-    built = build_provider(provider, ProviderSettings(timeout))
+    built = build_provider(provider, ProviderSettings(duration(timeout, "--timeout")))
     if not isinstance(built, ModelCatalogue):
         raise BadInput(f"{provider}: cannot list its models")
     offered = built.list_models()

@@ -89,7 +89,8 @@ def by_scope(text: str, where: str) -> list[tuple[str, str]]:
         if not equals or not scope.strip() or not value.strip():
             raise BadInput(
                 f"{where} {text}: expected SCOPE=VALUE",
-                hint="The scope is a provider or one of its models, as in openai=8 or openai/gpt-4o=2.",
+                hint="The scope is a provider or one of its models, as in openai=8 or openai/gpt-4o=2;"
+                " prices are of a model, as in openai/gpt-4o=2.5:10.",
             )
         pairs.append((scope.strip(), value.strip()))
     return pairs

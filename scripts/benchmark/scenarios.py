@@ -101,7 +101,7 @@ class Scenario:
         smaller = self._resized(lambda rows: min(rows, most[rows]))
         return replace(
             smaller,
-            title=f"{self.title}: in brief",
+            title=f"{self.name}, in brief: shows that it works; a start is most of it",
             latency=None if self.latency is None else min(self.latency, 0.02),
             procs=min(self.procs, 2),
             threads=min(self.threads, 8),
