@@ -180,7 +180,8 @@ def _at_once(settings: Settings) -> dict[str, Any]:
     if parallel is not None and threads is not None:
         if settings.layer("parallel") == settings.layer("threads"):
             raise BadInput(
-                "--parallel and --threads exclude each other", hint="Give -j, which needs no --threads, or --procs and --threads."
+                "--parallel and --threads exclude each other",
+                hint="Give -j, which needs no --threads, or --procs and --threads.",
             )
         if settings.layer("parallel") > settings.layer("threads"):
             threads = None
