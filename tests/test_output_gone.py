@@ -136,4 +136,5 @@ def test_nothing_is_asked_once_it_is_known_that_it_could_not_be_written():
 
     with pytest.raises(OutputError, match="No space left"):
         run(jobs(50), handle, results=results, slots=1, threads=1)
-    assert len(asked) == 5
+    # The next one may be on its way already, where answers come at once.
+    assert 5 <= len(asked) <= 6

@@ -178,6 +178,7 @@ class Dispatcher:
                 self._fail(error)
                 return
             if job is None:
+                self._slots.level()
                 return
             self._slots.place(job, now)
 

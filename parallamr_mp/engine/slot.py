@@ -82,6 +82,8 @@ class Slot:
         self._ahead_seconds = ahead_seconds
         self._ahead = 0
         """How many may wait."""
+        self._recalled = False
+        """What waits has been asked for."""
         self._pace: float | None = None
         """Seconds that what was answered has taken lately, on average."""
         self.ready = False
@@ -129,6 +131,7 @@ class Slot:
         self.held[job.id] = job
         if len(self.held) > self.threads:
             self.waiting[job.id] = job
+            self._recalled = False
         else:
             self._owner.begun(self, job)
         self.seat.outbox.post(Lease(job.id, job.attempts, job.payload, tuple(self.stored), job.route))
@@ -136,7 +139,8 @@ class Slot:
 
     def recall(self) -> None:
         """Asks the worker for what it has not begun."""
-        if self.seat is not None and self.waiting:
+        if self.seat is not None and self.waiting and not self._recalled:
+            self._recalled = True
             self.seat.outbox.post(Recall())
 
     def recall_stale(self, now: float) -> None:

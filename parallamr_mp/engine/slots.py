@@ -247,6 +247,13 @@ class Slots:
         for slot in self._slots:
             slot.recall()
 
+    def level(self) -> None:
+        """Asks for what waits at one worker while another has a thread with nothing to do."""
+        for slot in self._slots:
+            if slot.window and len(slot.held) < slot.threads:
+                self.recall()
+                return
+
     def recall_stale(self, now: float) -> None:
         """The same of workers that take longer than was to be expected."""
         for slot in self._slots:

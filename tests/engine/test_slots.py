@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Said, Stop
+from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Recall, Returned, Said, Stop
 from parallamr_mp.engine.slots import MAX_DEATHS, MAX_FAILED_STARTS, Slots
 from parallamr_mp.errors import EngineError
 from parallamr_mp.policy.job import Job
@@ -152,6 +152,23 @@ def test_no_lease_goes_ahead_at_a_fast_worker_while_another_has_a_thread_with_no
         fixture.place(id_)
     assert fixture.seats[1].leases == [2, 4]
     assert fixture.seats[0].leases == [0, 1, 3, 5]
+
+
+def test_what_waits_at_one_worker_is_asked_for_once_another_has_nothing_to_do():
+    fixture = Fixture(threads=2, ahead_seconds=1.0)
+    fixture.ready(0)
+    fixture.place(0)
+    fixture.finish(0, 0)
+    for id_ in range(1, 5):
+        fixture.place(id_)
+    fixture.slots.level()
+    assert Recall() not in fixture.seats[0].posted  # the other one is not up yet
+    fixture.ready(1)
+    fixture.slots.level()
+    fixture.slots.level()
+    assert fixture.seats[0].posted.count(Recall()) == 1
+    fixture.each[0].deliver(Returned((3, 4)))
+    assert fixture.owner.told[-2:] == [("returned", 0, 3), ("returned", 0, 4)]
 
 
 def test_the_owner_hears_of_each_lease_before_it_goes_out_and_of_all_that_workers_say(fixture):
