@@ -112,7 +112,8 @@ class AdaptiveLimit:
     * The level grows exponentially in time (`TAU`), as far as it is used: refusals
       come back quickly even where answers take minutes, so many requests are in
       flight soon, and not many are refused on the way. At first the goal is
-      the ceiling.
+      the ceiling, and growth begins about as steeply as it ends (`OPENING_LEVEL`):
+      what is refused goes by the steepness, and the time by the slow beginning.
     * An episode of refusals shows what the endpoint took: what was in flight,
       without those that were refused. That is the new goal; the level falls to
       `DOWN` of it, lets requests drain, and comes back.
@@ -127,6 +128,8 @@ class AdaptiveLimit:
 
     TAU = 0.3
     """Seconds in which the level grows by a factor of e."""
+    OPENING_LEVEL, OPENING_TAU = 64, 0.36
+    """Until the first refusal it grows with this `TAU`, as if larger by so much: from 4 to 256 in 0.6 s."""
     DOWN = (0.85, 0.7, 0.5)
     """What remains of the level at the first, second, and any further episode before a round has held."""
     PATIENCE = 100
@@ -238,15 +241,11 @@ class AdaptiveLimit:
 
     def next_change(self, now: float) -> float | None:
         limit = self.limit(now)
-        wanted = min(_step_up(limit), int(self._most()))
+        most = self._level if self._growing_since is None else self._most()
+        wanted = min(_step_up(limit), int(most))
         if wanted <= limit:
             return None
-        at = now
-        if self._level_at(now) < wanted:
-            if self._growing_since is None:
-                return None
-            at = self._growing_since + self.TAU * math.log(wanted / self._level)
-        return _soon(now, max(at, self._ramp.reaches(wanted)))
+        return _soon(now, max(self._grown_to(wanted, now), self._ramp.reaches(wanted)))
 
     def _set_top(self) -> None:
         """After a change of goal or ceiling."""
@@ -261,8 +260,20 @@ class AdaptiveLimit:
             return self._level
         if self._level >= self._top:
             return self._top
+        ahead, tau = self._growth()
         since = max(0.0, now - self._growing_since)
-        return min(self._most(), self._level * math.exp(min(since / self.TAU, 50.0)))
+        return min(self._most(), (self._level + ahead) * math.exp(min(since / tau, 50.0)) - ahead)
+
+    def _grown_to(self, level: float, now: float) -> float:
+        """When it has: the inverse of `_level_at`."""
+        if self._growing_since is None or level <= self._level:
+            return now
+        ahead, tau = self._growth()
+        return self._growing_since + tau * math.log((level + ahead) / (self._level + ahead))
+
+    def _growth(self) -> tuple[float, float]:
+        """By how much larger it counts while it grows, and the seconds in which that sum grows by e."""
+        return (self.OPENING_LEVEL, self.OPENING_TAU) if self._goal == math.inf else (0.0, self.TAU)
 
     def _settle(self, now: float) -> None:
         """Makes the level what it has grown to."""

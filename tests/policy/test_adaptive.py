@@ -52,6 +52,25 @@ def test_a_thousand_are_in_flight_within_two_seconds_without_waiting_for_answers
     assert grown(AdaptiveLimit(1000), 5.0, 2.0)[1] == 1000
 
 
+def test_it_opens_to_hundreds_within_the_second_and_no_further_than_it_can_hear_of_refusals():
+    limit = AdaptiveLimit(256)
+    assert grown(limit, 0.0, 0.6)[1] == 256
+    for seconds, most in ((0.05, 14), (0.1, 26), (0.2, 56)):
+        assert grown(AdaptiveLimit(256), 0.0, seconds)[1] <= most
+
+
+def test_what_the_ramp_after_a_cool_down_alone_holds_back_comes_when_the_ramp_allows_it():
+    limit = AdaptiveLimit(1000)
+    now, in_flight = grown(limit, 0.0, 0.3)
+    assert 60 < in_flight < 256
+    limit.cooled_down(now)
+    limit.leased(now, in_flight // 4)
+    held_back = limit.limit(now)
+    change = limit.next_change(now)
+    assert change is not None
+    assert limit.limit(change) > held_back
+
+
 def test_it_starts_with_a_few_and_grows_only_as_it_is_used():
     limit = AdaptiveLimit(1000)
     assert limit.limit(0.0) == 4
