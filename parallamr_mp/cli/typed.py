@@ -41,37 +41,21 @@ class OptionsCommand(LeanCommand):
         return process
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no whole number.") from None
+def _read_as(convert: Callable[[str], Any], refusal: str) -> Callable[[str], Any]:
+    """A reader by `convert`; `refusal` says what a text is for which that raises KeyError or ValueError."""
 
+    def read(text: str) -> Any:
+        try:
+            return convert(text)
+        except (KeyError, ValueError):
+            raise typer.BadParameter(f"{text!r} is {refusal}.") from None
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number.") from None
-
-
-def _switch(text: str) -> bool:
-    try:
-        return _SWITCH[text.strip().lower()]
-    except KeyError:
-        raise typer.BadParameter(f"{text!r} is neither yes nor no.") from None
-
-
-def _display(text: str) -> Display:
-    try:
-        return Display(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(Display)}.") from None
+    return read
 
 
 _READ: dict[Kind, Callable[[str], Any]] = {
-    Kind.WHOLE: _whole,
-    Kind.NUMBER: _number,
-    Kind.SWITCH: _switch,
-    Kind.DISPLAY: _display,
+    Kind.WHOLE: _read_as(int, "no whole number"),
+    Kind.NUMBER: _read_as(float, "no number"),
+    Kind.SWITCH: _read_as(lambda text: _SWITCH[text.strip().lower()], "neither yes nor no"),
+    Kind.DISPLAY: _read_as(Display, f"none of {', '.join(Display)}"),
 }
