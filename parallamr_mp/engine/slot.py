@@ -34,7 +34,7 @@ class SlotOwner(Protocol):
     """Whom a slot reports to: the slots of a run."""
 
     def begun(self, slot: Slot, job: Job) -> None:
-        """The worker has a thread for this lease."""
+        """The worker has a thread for this lease: at once, but for leases that go ahead of threads."""
         ...
 
     def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:

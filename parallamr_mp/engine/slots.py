@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-from parallamr_mp.engine.messages import Outcome
 from parallamr_mp.engine.reactor import Reactor
 from parallamr_mp.engine.seat import Seat
-from parallamr_mp.engine.slot import Slot
+from parallamr_mp.engine.slot import Slot, SlotOwner
 from parallamr_mp.errors import EngineError
 from parallamr_mp.policy.job import Job
 
@@ -28,35 +27,15 @@ MAX_FAILED_STARTS = 3
 """Times in a row that a slot's process may die before it is up."""
 
 
-class SlotsOwner(Protocol):
-    """Whom the slots report to, in its own thread."""
+class SlotsOwner(SlotOwner, Protocol):
+    """Whom the slots report to, in its own thread: all that a slot tells, and more."""
 
     def leasing(self, slot: Slot, job: Job) -> None:
         """The job is about to go to this worker; its payload can still be made fit for it."""
         ...
 
-    def begun(self, slot: Slot, job: Job) -> None:
-        """The worker has a thread for this lease: at once, but for leases that go ahead of threads."""
-        ...
-
-    def settle(self, slot: Slot, job: Job, outcome: Outcome) -> None:
-        """A lease has come back."""
-        ...
-
-    def returned(self, slot: Slot, job: Job) -> None:
-        """A lease has come back, or died with its process, without having been begun."""
-        ...
-
-    def said(self, slot: Slot, what: Any) -> None:
-        """A worker tells something besides."""
-        ...
-
-    def slot_ready(self, slot: Slot) -> None:
-        """The slot's process takes leases."""
-        ...
-
     def slot_lost(self, slot: Slot, orphans: list[Job]) -> None:
-        """The slot's process is gone, without having been told to, amid these leases."""
+        """As `SlotOwner` has it, of a process that had not been told to end."""
         ...
 
     def slot_given_up(self, slot: Slot, orphans: list[Job]) -> None:
