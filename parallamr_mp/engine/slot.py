@@ -190,9 +190,7 @@ class Slot:
         takes instead what was leased after the worker had been asked.
         """
         returned = [self.held.pop(id_) for id_ in ids if id_ in self.held]
-        late = sum(job.id not in self.waiting for job in returned)
-        for job in returned:
-            self.waiting.pop(job.id, None)
+        late = sum(self.waiting.pop(job.id, None) is None for job in returned)
         for _ in range(min(late, len(self.waiting))):
             self._begin_next()
         for job in returned:
@@ -205,7 +203,7 @@ class Slot:
         self._owner.begun(self, job)
 
     def _return(self, job: Job) -> None:
-        self.waiting.pop(job.id, None)
+        """Hands on one that is no longer held: it was no attempt."""
         job.attempts -= 1
         self._owner.returned(self, job)
 
@@ -233,8 +231,10 @@ class Slot:
         self._pace, self._ahead = None, 0
         self._set_window()
         orphans = [job for job in self.held.values() if job.id not in self.waiting]
+        unbegun = list(self.waiting.values())
         self.held.clear()
+        self.waiting.clear()
         self.stored.clear()
-        for job in tuple(self.waiting.values()):
+        for job in unbegun:
             self._return(job)
         self._owner.slot_lost(self, orphans)
