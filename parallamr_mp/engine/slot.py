@@ -108,11 +108,6 @@ class Slot:
         self.seat = self._make_seat()
         self.pid = self.seat.pid
 
-    @property
-    def free(self) -> int:
-        """Threads that have nothing to do."""
-        return max(0, self.window - len(self.held))
-
     def reserve(self, reserved: bool) -> None:
         """Keeps the slot for a suspect, or gives it back to everybody."""
         self.reserved = reserved

@@ -95,7 +95,7 @@ class Slots:
 
     @property
     def room(self) -> bool:
-        """Whether some worker has a thread with nothing to do."""
+        """Whether some worker takes a lease: for a thread with nothing to do, or ahead of one."""
         for slot in self._slots:  # noqa: SIM110  - a generator would be a call for each slot, at each lease
             if slot.window > len(slot.held):
                 return True

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from support.slots import FakeSeat, room
 
 from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Recall, Returned, Stop
 from parallamr_mp.engine.reactor import Reactor
@@ -12,24 +13,6 @@ from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.models import Failure
 from parallamr_mp.policy.job import Job
-
-
-class FakeSeat:
-    """Keeps what is posted."""
-
-    pid, exit_code = 123, -9
-
-    def __init__(self):
-        self.outbox, self.posted, self.kills = self, [], 0
-
-    def post(self, message):
-        self.posted.append(message)
-
-    def kill(self):
-        self.kills += 1
-
-    def join(self, timeout):
-        return True
 
 
 class Owner:
@@ -72,20 +55,20 @@ def slot(owner):
 
 
 def test_a_slot_has_no_room_before_its_process_is_up(slot, owner):
-    assert (slot.free, owner.ready) == (0, [])
+    assert (room(slot), owner.ready) == (0, [])
     slot.deliver(Ready(123))
-    assert (slot.free, slot.pid, owner.ready) == (2, 123, [0])
+    assert (room(slot), slot.pid, owner.ready) == (2, 123, [0])
 
 
 def test_a_lease_takes_room_and_counts_as_an_attempt_until_its_outcome(slot, owner):
     slot.deliver(Ready(123))
     work = job(7)
     slot.lease(work, 1.0)
-    assert (slot.free, work.attempts) == (1, 1)
+    assert (room(slot), work.attempts) == (1, 1)
     assert slot.seat.posted == [Lease(7, 1, "payload 7")]
     outcome = Outcome(7, "value")
     slot.deliver(outcome)
-    assert (slot.free, owner.settled) == (2, [(7, outcome)])
+    assert (room(slot), owner.settled) == (2, [(7, outcome)])
     slot.lease(work, 2.0)
     assert slot.seat.posted[-1] == Lease(7, 2, "payload 7")
 
@@ -107,7 +90,7 @@ def test_a_lost_process_gives_back_the_leases_that_did_not_come_back(slot, owner
     slot.deliver(Crashed("why"))
     slot.lost()
     assert owner.orphans == [[2]]
-    assert (slot.free, slot.held, slot.seat, slot.exit_code, slot.report) == (0, {}, None, -9, "why")
+    assert (room(slot), slot.held, slot.seat, slot.exit_code, slot.report) == (0, {}, None, -9, "why")
     with pytest.raises(RuntimeError, match="empty seat"):
         slot.lease(job(3), 1.0)
 
@@ -129,7 +112,7 @@ def test_a_slot_is_told_once_to_stop_and_takes_nothing_more(slot):
     slot.stop()
     slot.stop()
     assert slot.seat.posted == [Stop()]
-    assert slot.free == 0
+    assert room(slot) == 0
 
 
 # --- leases that go ahead of threads ------------------------------------------------------------
@@ -161,21 +144,21 @@ def fast(owner):
 
 
 def test_leases_go_ahead_of_threads_where_answers_come_fast(fast, owner):
-    assert fast.slot.free == 4
+    assert room(fast.slot) == 4
     for id_ in range(1, 5):
         fast.lease(id_)
-    assert fast.slot.free == 0
+    assert room(fast.slot) == 0
     assert owner.begun_ids == [0, 1, 2]
     fast.finish(2)
     assert owner.begun_ids == [0, 1, 2, 3]
-    assert fast.slot.free == 1
+    assert room(fast.slot) == 1
 
 
 def test_no_lease_goes_ahead_where_answers_take_their_time_or_none_came_yet(fast, owner):
     assert Slot(0, 2, FakeSeat, owner, ahead_seconds=0.001).window == 0
     for number in range(30):
         fast.finish(fast.lease(10 + number), 0.1)
-    assert fast.slot.free == 2
+    assert room(fast.slot) == 2
 
 
 def test_failures_do_not_make_a_worker_seem_fast(owner):
@@ -184,7 +167,7 @@ def test_failures_do_not_make_a_worker_seem_fast(owner):
     slot.deliver(Ready(1))
     slot.lease(job(1), 1.0)
     slot.deliver(Outcome(1, failure=Failure("connection", "refused", retryable=True), seconds=0.0001))
-    assert slot.free == 2
+    assert room(slot) == 2
 
 
 def test_of_a_process_that_dies_only_what_had_been_begun_is_an_orphan(fast, owner):
@@ -236,7 +219,7 @@ def test_a_lease_that_has_waited_for_long_is_called_back_and_none_goes_ahead_any
     fast.slot.recall_stale(fast.now)
     assert fast.slot.seat.posted[-1] == Recall()
     fast.slot.deliver(Returned((3,)))
-    assert fast.slot.free == 0
+    assert room(fast.slot) == 0
 
 
 def test_a_lease_that_had_to_wait_is_not_older_than_its_beginning(fast):
@@ -282,7 +265,7 @@ def ask(closed):
     def ask(*payloads):
         outcomes = []
         for number, payload in enumerate(payloads):
-            while not slot.free:
+            while not room(slot):
                 reactor.poll(5)
             slot.lease(Job(number, "a", payload), 0.0)
             reactor.flush()

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from support.slots import FakeSeat, room
 
-from parallamr_mp.engine.messages import Crashed, Lease, Outcome, Ready, Recall, Returned, Said, Stop
+from parallamr_mp.engine.messages import Crashed, Outcome, Ready, Recall, Returned, Said, Stop
 from parallamr_mp.engine.slots import MAX_DEATHS, MAX_FAILED_STARTS, Slots
 from parallamr_mp.errors import EngineError
 from parallamr_mp.policy.job import Job
-
-
-class FakeSeat:
-    """Keeps what is posted."""
-
-    pid, exit_code = 123, -9
-
-    def __init__(self):
-        self.outbox, self.posted, self.kills = self, [], 0
-
-    def post(self, message):
-        self.posted.append(message)
-
-    def kill(self):
-        self.kills += 1
-
-    def join(self, timeout):
-        return True
-
-    @property
-    def leases(self):
-        return [message.id for message in self.posted if isinstance(message, Lease)]
 
 
 class FakeReactor:
@@ -238,7 +217,7 @@ def test_a_suspect_waits_until_one_worker_is_empty_and_has_it_alone(fixture):
     assert fixture.seats[1].leases == [1, 9]
     assert fixture.slots.suspects == 0
     fixture.finish(1, 9)
-    assert fixture.each[1].free == 2
+    assert room(fixture.each[1]) == 2
 
 
 def test_several_suspects_go_one_after_the_other_to_the_same_worker(fixture):
@@ -253,7 +232,7 @@ def test_several_suspects_go_one_after_the_other_to_the_same_worker(fixture):
     fixture.slots.lease_suspects(fixture.now)
     assert fixture.seats[2].leases == [9]
     fixture.finish(0, 9)
-    assert fixture.each[0].free == 2
+    assert room(fixture.each[0]) == 2
 
 
 def test_suspects_that_wait_can_be_taken_back(fixture):
@@ -263,7 +242,7 @@ def test_suspects_that_wait_can_be_taken_back(fixture):
     fixture.ready(0, 1)
     fixture.slots.lease_suspects(fixture.now)
     assert [seat.leases for seat in fixture.seats] == [[], []]
-    assert all(slot.free == 2 for slot in fixture.each)
+    assert all(room(slot) == 2 for slot in fixture.each)
 
 
 def test_who_ends_is_not_replaced_and_what_it_held_is_told(fixture):
