@@ -271,10 +271,8 @@ class Schedule:
         used = self._used(lane, job, grant, report) if begun else 0
         for quota in lane.quotas:
             quota.release(grant.at, sent, grant.tokens, used, begun=begun)
-        if self._budget.cap is not None and begun:
-            self._pay(grant, report)
-        elif self._budget.cap is not None:
-            self._budget.settle(grant.cost, None)
+        if self._budget.cap is not None:
+            self._pay(grant, report, begun=begun)
         grant.endpoint.release(now, job, grant, sent, used, report, begun=begun)
         if report is None:
             return
@@ -285,8 +283,10 @@ class Schedule:
                 lane.cool_until, now + min(failure.retry_after or _ONE_MODEL_COOLS, LONGEST_WISH)
             )
 
-    def _pay(self, grant: Grant, report: Report | None) -> None:
-        if report is None or (report.failure is not None and report.failure.unknown):
+    def _pay(self, grant: Grant, report: Report | None, *, begun: bool) -> None:
+        if not begun:
+            self._budget.settle(grant.cost, None)
+        elif report is None or (report.failure is not None and report.failure.unknown):
             self._budget.keep(grant.cost)
         elif report.failure is not None and report.failure.kind != "bad_reply":
             self._budget.settle(grant.cost, None)
