@@ -14,10 +14,8 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from parallamr_mp.models import Status
-from parallamr_mp.results.scan import STATUSES, Scan, row_key, row_of
+from parallamr_mp.results.scan import ERROR_CODE, REPEAT_BITS, REPEAT_MASK, Scan, row_key, row_of
 
-_ERROR = STATUSES.index(Status.ERROR)
 _PART_BITS = 14
 """What is left of a file is looked at in parts of some 2 ** 14 rows: dictionaries of a million are large."""
 
@@ -89,8 +87,8 @@ def _claim_by_row(asked: Identities, number: int, scan: Scan, results: array[int
     free, in_order = array("I"), True
     for index, (identity, key) in enumerate(zip(scan.ids, scan.rows, strict=True)):
         # As `Identities.place` has it; a call would cost as much as all the rest.
-        repeat = key & 0xFFFFFF
-        ordinal = ((key >> 24) - first) * repeats + repeat
+        repeat = key & REPEAT_MASK
+        ordinal = ((key >> REPEAT_BITS) - first) * repeats + repeat
         left = index
         if (
             repeat < repeats
@@ -102,7 +100,7 @@ def _claim_by_row(asked: Identities, number: int, scan: Scan, results: array[int
             if holder < 0:
                 results[ordinal] = index
                 continue
-            if statuses[holder] == _ERROR != statuses[index]:
+            if statuses[holder] == ERROR_CODE != statuses[index]:
                 results[ordinal], left, in_order = index, holder, False
         free.append(left)
     return free if in_order else array("I", sorted(free))
@@ -150,17 +148,17 @@ def parts(places: Sequence[int], mark: Callable[[int], int], total: int) -> list
 
 def _by_row(scan: Scan, same: list[int]) -> list[int]:
     """Results of one identity by their row; those of one row as they are in the file, errors last."""
-    return sorted(same, key=lambda index: (scan.rows[index], scan.statuses[index] == _ERROR))
+    return sorted(same, key=lambda index: (scan.rows[index], scan.statuses[index] == ERROR_CODE))
 
 
 def _superseded(
     asked: Identities, number: int, scan: Scan, results: Sequence[int], same: list[int]
 ) -> Iterator[int]:
     """Of results of one identity that nobody has claimed by row, the errors beside another of that row."""
-    errors = [index for index in same if scan.statuses[index] == _ERROR]
+    errors = [index for index in same if scan.statuses[index] == ERROR_CODE]
     if not errors:
         return
-    answered = {scan.rows[index] for index in same if scan.statuses[index] != _ERROR}
+    answered = {scan.rows[index] for index in same if scan.statuses[index] != ERROR_CODE}
     for index in errors:
         key = scan.rows[index]
         ordinal = asked.place(key)
@@ -169,6 +167,6 @@ def _superseded(
             ordinal >= 0
             and asked.ids[ordinal] == scan.ids[index]
             and asked.files[ordinal] == number
-            and scan.statuses[results[ordinal]] != _ERROR
+            and scan.statuses[results[ordinal]] != ERROR_CODE
         ):
             yield index

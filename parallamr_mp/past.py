@@ -22,11 +22,9 @@ from parallamr_mp.plan import Plan
 from parallamr_mp.rescue import adopt, waiting
 from parallamr_mp.results.rescue_file import rescue_files, rescue_files_of_others
 from parallamr_mp.results.rewrite import relayout
-from parallamr_mp.results.scan import STATUSES, Scan, scan_results
+from parallamr_mp.results.scan import ERROR_CODE, STATUSES, Scan, scan_results
 from parallamr_mp.resume import Matching, cut, drop_rows, match, notices, recognise, replaced
 from parallamr_mp.text import count
-
-_ERROR = STATUSES.index(Status.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +171,7 @@ class Past:
             self._written = bytearray(self._plan.survey.experiments)
         index, old = self._lengths[file], self._found.replaces[ordinal]
         self._lengths[file] += 1
-        if status is Status.ERROR and old >= 0 and self._statuses[file][old] != _ERROR:
+        if status is Status.ERROR and old >= 0 and self._statuses[file][old] != ERROR_CODE:
             self._failed[file].add(index)  # an answer that was paid for gives way to an answer only
         else:
             self._written[ordinal] = 1

@@ -26,13 +26,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from parallamr_mp.claims import Claims, Identities, claim, parts
-from parallamr_mp.models import Status
 from parallamr_mp.outputs import Output
 from parallamr_mp.results.rewrite import drop_records
-from parallamr_mp.results.scan import STATUSES, Scan
+from parallamr_mp.results.scan import ERROR_CODE, Scan
 from parallamr_mp.text import count
 
-_ERROR = STATUSES.index(Status.ERROR)
 _INDEX_BITS = 40
 _INDEX = (1 << _INDEX_BITS) - 1
 
@@ -130,7 +128,7 @@ def match(
     for ordinal, index in enumerate(claims.results):
         if index < 0:
             continue
-        if statuses[asked.files[ordinal]][index] != _ERROR:
+        if statuses[asked.files[ordinal]][index] != ERROR_CODE:
             found.done[ordinal] = 1
         elif retry_errors:
             found.replaces[ordinal] = index
@@ -188,7 +186,7 @@ def _match_cells(
         if scan is None:
             continue
         place = number, scan.rows[index], scan.cells[index]
-        if scan.statuses[index] == _ERROR:
+        if scan.statuses[index] == ERROR_CODE:
             errors_by_row[place] = index
         else:
             answers_by_row[place] = index

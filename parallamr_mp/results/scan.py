@@ -25,6 +25,11 @@ _BOM = b"\xef\xbb\xbf"
 
 STATUSES = tuple(Status)
 _STATUS_CODES = {status.value: code for code, status in enumerate(STATUSES)}
+ERROR_CODE = STATUSES.index(Status.ERROR)
+"""An error's place in `Scan.statuses`."""
+REPEAT_BITS = 24
+REPEAT_MASK = (1 << REPEAT_BITS) - 1
+"""The part of a `row_key` that is the repeat index; the rest is the row number."""
 
 
 @dataclass(slots=True)
@@ -66,12 +71,12 @@ class Scan:
 
 def row_key(row_number: int, repeat: int) -> int:
     """Row number and repeat index as one number."""
-    return row_number << 24 | repeat
+    return row_number << REPEAT_BITS | repeat
 
 
 def row_of(key: int) -> tuple[int, int]:
     """Row number and repeat index of a `row_key`."""
-    return key >> 24, key & 0xFFFFFF
+    return key >> REPEAT_BITS, key & REPEAT_MASK
 
 
 def cells_key(values: Sequence[str], repeat: int) -> int:
@@ -148,7 +153,7 @@ def _note(scan: Scan, layout: Layout, records: Iterator[tuple[int, bytes]]) -> N
             # Of the original's rows, those of no experiment have none of these to this day.
             if named or row or repeated:
                 repeat = int(repeated)
-                identity, key = int(named, 16), int(row) << 24 | repeat  # as `row_key`
+                identity, key = int(named, 16), int(row) << REPEAT_BITS | repeat  # as `row_key`
         values = cells[together] if together is not None else [cells[place] for place in shared]
         scan.rows.append(key)
         scan.cells.append(cells_key(values, repeat))
