@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from benchmark.report import Cell, Summary
 from benchmark.scenarios import Scenario
 
 
-def _number(form: str) -> Callable[[float | None], str]:
-    return lambda value: "-" if value is None else form.format(value)
+class Column(NamedTuple):
+    """What stands above, and how the number is written that a line has there; `-` where it has none."""
+
+    title: str
+    number: str
+    """The attribute of `Summary`, with dots in between for one of its attributes."""
+    form: str = ",.0f"
+    unit: float = 1
+
+    def show(self, line: Summary) -> str:
+        value = attrgetter(self.number)(line)
+        return "-" if value is None else format(value / self.unit, self.form)
 
 
-def _megabytes(size: float | None) -> str:
-    return _number("{:.0f}")(None if size is None else size / 1e6)
-
-
-COLUMNS: dict[str, tuple[str, Callable[[Summary], str]]] = {
-    "rate": ("req/s", lambda line: _number("{:,.0f}")(line.rate)),
-    "rows": ("rows/s", lambda line: _number("{:,.0f}")(line.rate)),
-    "rate_ratio": ("ratio", lambda line: _number("{:.2f}")(line.rate_ratio)),
-    "ideal": ("of the ideal", lambda line: _number("{:.2f}")(line.ideal)),
-    "cpu": ("CPU µs a request", lambda line: _number("{:,.0f}")(line.cpu_us)),
-    "cpu_row": ("CPU µs a row", lambda line: _number("{:,.0f}")(line.cpu_us)),
-    "cpu_ratio": ("ratio", lambda line: _number("{:.2f}")(line.cpu_ratio)),
-    "cpu_all": ("CPU s", lambda line: _number("{:.2f}")(line.cpu_s)),
-    "wall": ("wall s", lambda line: _number("{:.2f}")(line.wall_s)),
-    "peak": ("peak in flight", lambda line: _number("{:,.0f}")(line.peak_in_flight)),
-    "connections": ("connections", lambda line: _number("{:,.0f}")(line.connections)),
-    "handshakes": ("handshakes", lambda line: _number("{:,.0f}")(line.handshakes)),
-    "cpu_connect": ("CPU ms a request", lambda line: _number("{:.2f}")(line.cpu_us / 1e3)),
-    "further": ("CPU µs a further row", lambda line: _number("{:,.1f}")(line.further_us)),
-    "further_ratio": ("ratio", lambda line: _number("{:.2f}")(line.further_ratio)),
-    "memory": ("peak MB", lambda line: _megabytes(line.peak_bytes)),
-    "parent": ("parent", lambda line: _megabytes(line.parent_bytes)),
-    "worker": ("a worker", lambda line: _megabytes(line.worker_bytes)),
-    "writer": ("writer", lambda line: _megabytes(line.writer_bytes)),
-    "first": ("first request after s", lambda line: _number("{:.2f}")(line.first_s)),
-    "help": ("--help s", lambda line: _number("{:.2f}")(line.help_s)),
-    "count": ("rows", lambda line: _number("{:,.0f}")(line.rows)),
-    "connects": ("connections", lambda line: _number("{:,.0f}")(line.rows)),
-    "columns": ("columns", lambda line: f"{line.size.columns}"),
-    "contexts": ("context files", lambda line: f"{line.size.contexts}"),
+COLUMNS = {
+    "rate": Column("req/s", "rate"),
+    "rows": Column("rows/s", "rate"),
+    "rate_ratio": Column("ratio", "rate_ratio", ".2f"),
+    "ideal": Column("of the ideal", "ideal", ".2f"),
+    "cpu": Column("CPU µs a request", "cpu_us"),
+    "cpu_row": Column("CPU µs a row", "cpu_us"),
+    "cpu_ratio": Column("ratio", "cpu_ratio", ".2f"),
+    "cpu_all": Column("CPU s", "cpu_s", ".2f"),
+    "wall": Column("wall s", "wall_s", ".2f"),
+    "peak": Column("peak in flight", "peak_in_flight"),
+    "connections": Column("connections", "connections"),
+    "handshakes": Column("handshakes", "handshakes"),
+    "cpu_connect": Column("CPU ms a request", "cpu_us", ".2f", 1e3),
+    "further": Column("CPU µs a further row", "further_us", ",.1f"),
+    "further_ratio": Column("ratio", "further_ratio", ".2f"),
+    "memory": Column("peak MB", "peak_bytes", ".0f", 1e6),
+    "parent": Column("parent", "parent_bytes", ".0f", 1e6),
+    "worker": Column("a worker", "worker_bytes", ".0f", 1e6),
+    "writer": Column("writer", "writer_bytes", ".0f", 1e6),
+    "first": Column("first request after s", "first_s", ".2f"),
+    "help": Column("--help s", "help_s", ".2f"),
+    "count": Column("rows", "rows"),
+    "connects": Column("connections", "rows"),
+    "columns": Column("columns", "size.columns", ".0f"),
+    "contexts": Column("context files", "size.contexts", ".0f"),
 }
 
 
@@ -56,11 +63,11 @@ def table(scenario: Scenario, lines: Sequence[Summary]) -> str:
         "",
         f"{_about(scenario, lines, rounds)}{f' {scenario.note}' if scenario.note else ''}",
         "",
-        f"| client | {' | '.join(title for title, _ in columns)} |",
+        f"| client | {' | '.join(column.title for column in columns)} |",
         f"|---|{'---:|' * len(columns)}",
     ]
     for line in lines:
-        values = ["wrong" if line.faults else show(line) for _, show in columns]
+        values = ["wrong" if line.faults else column.show(line) for column in columns]
         text.append(f"| {line.label} | {' | '.join(values)} |")
     busy = max((line.server_us for line in lines if line.server_us is not None), default=None)
     if busy is not None:
