@@ -142,8 +142,7 @@ class Slot:
         """The same where leases wait longer than was to be expected: others may have a thread for them."""
         if self.waiting and now - next(iter(self.waiting.values())).since > _STALE_SECONDS:
             self.recall()
-            self._pace, self._ahead = None, 0
-            self._set_window()
+            self._forget_pace()
 
     def stop(self) -> None:
         """Lets the worker finish what it has begun and end."""
@@ -213,6 +212,11 @@ class Slot:
             self._ahead = ahead
             self._set_window()
 
+    def _forget_pace(self) -> None:
+        """No lease goes ahead until answers have shown anew how fast they come."""
+        self._pace, self._ahead = None, 0
+        self._set_window()
+
     def lost(self) -> None:
         dead, self.seat = self.seat, None
         if dead is not None:
@@ -223,8 +227,7 @@ class Slot:
         if not self.ready:
             self.failed_starts += 1
         self.ready = False
-        self._pace, self._ahead = None, 0
-        self._set_window()
+        self._forget_pace()
         orphans = [job for job in self.held.values() if job.id not in self.waiting]
         unbegun = list(self.waiting.values())
         self.held.clear()
