@@ -19,6 +19,7 @@ from parallamr_mp import events
 from parallamr_mp.answered import AttemptSpec
 from parallamr_mp.attempt import Asker
 from parallamr_mp.config import RunConfig, drain_seconds
+from parallamr_mp.engine.affinity import assign
 from parallamr_mp.engine.dispatcher import Dispatcher, Ending
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSeat
@@ -28,6 +29,7 @@ from parallamr_mp.engine.writer import writer_main
 from parallamr_mp.errors import EngineError, OutputError
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
+from parallamr_mp.providers.registry import is_built_in
 from parallamr_mp.providers.secrets import environment_secrets, redactor
 from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.rows import RowResults
@@ -55,13 +57,19 @@ def dispatch(
     """
     in_threads = config.procs == 0
 
+    # A plug-in may compute on all processors; requests of ours only wait.
+    ours = all(is_built_in(provider) for provider, _ in plan.survey.models)
+    processors = assign(config.procs) if ours else [None] * config.procs
+
     def worker(number: int) -> Seat:
         name = f"worker {number}"
         args = (config.threads, Asker, (spec,))
         if in_threads:
             return ThreadSeat(worker_main, args, name=name)
         grace = config.orphan_grace
-        return ProcessSeat(worker_main, (*args, grace), name=name, orphan_grace=grace + ORPHAN_SECONDS)
+        return ProcessSeat(
+            worker_main, (*args, grace, processors[number]), name=name, orphan_grace=grace + ORPHAN_SECONDS
+        )
 
     def writer() -> Seat:
         return (ThreadSeat if in_threads else ProcessSeat)(writer_main, (), name="writer")

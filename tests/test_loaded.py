@@ -55,6 +55,7 @@ WORKER = [
     "schemas",
     "tariff",
     "text",
+    "engine.affinity",
     "engine.custody",
     "engine.worker",
     "policy",

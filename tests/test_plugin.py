@@ -33,6 +33,20 @@ class Parrot:
 """
 
 
+COUNTS_PROCESSORS = """
+import os
+from parallamr_mp import Reply
+
+
+class Counter:
+    def __init__(self, settings):
+        pass
+
+    def complete(self, request):
+        return Reply(str(len(os.sched_getaffinity(0))), "stop", 1, 1)
+"""
+
+
 def install(folder, name, module, provider, target, version="1.2"):
     """What an installer would leave behind: a module, and metadata that names an entry point."""
     folder.mkdir(exist_ok=True)
@@ -66,6 +80,14 @@ def test_a_plug_ins_rows_are_answered_by_worker_processes(place, tmp_path):
     workers = {row["output"].split()[-1] for row in rows if row["output"]}
     assert 1 <= len(workers) <= 2
     assert str(os.getpid()) not in workers
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinities")
+def test_a_plug_in_may_compute_on_all_processors(place, tmp_path):
+    install(tmp_path / "site", "cage", COUNTS_PROCESSORS, "counter", "Counter")
+    place.questions(2, "counter", "m")
+    assert place.run("-o", "results.csv", "--procs", "1", "--threads", "2").code == 0
+    assert {row["output"] for row in place.rows()} == {str(len(os.sched_getaffinity(0)))}
 
 
 def test_the_other_commands_know_a_plug_in(place, tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 from dataclasses import replace
 
 import pytest
 import requests
-from support.behaviours import slow, status
+from support.behaviours import slow, status, wait_for
 from support.cli import FAKE_KEY, read_rows, write_table
 
 import parallamr_mp
@@ -299,3 +300,27 @@ def test_stdin_is_read_where_the_library_is_told_to(job, monkeypatch):
 
 def test_the_version_is_public():
     assert parallamr_mp.__version__.count(".") >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinities")
+def test_each_worker_keeps_to_a_processor_of_its_own(job, server):
+    ours = os.sched_getaffinity(0)
+    if len(ours) < 2:
+        pytest.skip("there is one processor")
+    table(job, 4, "openai")
+    both_up = threading.Event()
+    server.behave(wait_for(both_up))
+    runner = create_experiment_runner(procs=2, threads=2)
+    found = []
+
+    def look(event):
+        found.append(os.sched_getaffinity(event.pid))
+        if len(found) == 2:
+            both_up.set()
+
+    runner.bus.subscribe(look, events.WorkerStarted)
+    assert runner.run_experiments("prompt.txt", "table.csv", "results.csv").ok == 4
+    first, second = found
+    assert (len(first), len(second)) == (1, 1)
+    assert first != second
+    assert first | second <= ours == os.sched_getaffinity(0)

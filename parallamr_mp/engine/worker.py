@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from parallamr_mp.engine.affinity import Affinity
 from parallamr_mp.engine.channels import Receiver, Sender
 from parallamr_mp.engine.custody import Custody
 from parallamr_mp.engine.messages import Lease, Outcome, Ready, Returned, Stop
@@ -58,12 +59,15 @@ def worker_main(
     make_handler: HandlerFactory,
     args: tuple[Any, ...],
     orphan_grace: float | None = None,
+    processor: int | None = None,
 ) -> None:
     """The actor of a slot. Ends on `Stop` after finishing what it has begun, or when the parent is gone.
 
     `orphan_grace`: seconds that calls under way may go on after the parent's
     death; None where actor and parent are one process and nobody is left.
+    `processor`: where all threads of this process are to run; see `affinity.py`.
     """
+    affinity = Affinity(processor)
     handler = make_handler(*args)
     leases: SimpleQueue[Lease | None] = SimpleQueue()
     gone = threading.Event()
@@ -100,7 +104,9 @@ def worker_main(
         sender.send(Ready(os.getpid()))
         stopping = False
         while not stopping:
-            for message in receiver.receive():
+            messages = receiver.receive()
+            affinity.watch()
+            for message in messages:
                 if isinstance(message, Lease):
                     if custody is not None:
                         custody.forget(message.stored)

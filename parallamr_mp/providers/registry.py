@@ -41,6 +41,11 @@ def known_providers() -> list[str]:
     return [*_BUILT_IN, *sorted({point.name for point in _plug_ins()})]
 
 
+def is_built_in(name: str) -> bool:
+    """Whether this package brings the provider, and not a plug-in."""
+    return name in _BUILT_IN
+
+
 def build_provider(name: str, settings: ProviderSettings) -> Provider:
     """Makes a provider, in the process that will use it.
 
@@ -48,7 +53,7 @@ def build_provider(name: str, settings: ProviderSettings) -> Provider:
     plug-in that cannot be loaded or does not make a provider, naming its
     distribution; `MissingKey` and `BadInput` of the provider itself pass.
     """
-    if name in _BUILT_IN:
+    if is_built_in(name):
         module, attribute = _BUILT_IN[name]
         made_by = getattr(importlib.import_module(module), attribute)
         return cast("Provider", made_by.from_settings(settings))
