@@ -159,9 +159,9 @@ def _tokens(text: str) -> int:
 
 
 def _echo(request: ChatRequest, input_tokens: int) -> str:
-    variables = {
-        name: value for name, value in request.variables.items() if name not in {"provider", "model"}
-    }
+    variables = dict(request.variables)
+    variables.pop("provider", None)
+    variables.pop("model", None)
     shown = orjson.dumps(variables, option=orjson.OPT_INDENT_2, default=str).decode()
     return (
         f"MOCK RESPONSE\nInput tokens: {input_tokens}\nModel: {request.model}\n"
