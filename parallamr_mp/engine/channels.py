@@ -78,6 +78,8 @@ class Sender:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._fd = connection.fileno()
+        """Asked for once: `fileno` is two calls, and it is needed for every message."""
         # Frames of two threads must not interleave. The lock is this process's
         # own: nobody outside can be left waiting for it.
         self._lock = threading.Lock()
@@ -87,13 +89,16 @@ class Sender:
         length, body = _encode(message)
         small = len(body) < _CHUNK
         with self._lock:
-            fd = self._connection.fileno()
             for part in (length + body,) if small else (length, body):
-                data = memoryview(part)
-                while data:
-                    data = data[os.write(fd, data) :]
+                # A pipe takes what is small as a whole, as a rule.
+                written = os.write(self._fd, part)
+                if written < len(part):
+                    data = memoryview(part)[written:]
+                    while data:
+                        data = data[os.write(self._fd, data) :]
 
     def close(self) -> None:
+        self._fd = -1  # from here on another file may have the number
         self._connection.close()
 
 
@@ -102,6 +107,7 @@ class Receiver:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._fd = connection.fileno()
         self._frames = _Frames()
         # Made once: `wait` sets up a selector each time. Not `select`, which knows no descriptor above 1023.
         self._poll = select.poll() if hasattr(select, "poll") else None
@@ -114,11 +120,10 @@ class Receiver:
         Returns [] when the time is over. Raises EOFError when the parent has
         closed its end or is dead.
         """
-        fd = self._connection.fileno()
         while True:
             if timeout is not None and not self._wait(timeout):
                 return []
-            data = os.read(fd, _CHUNK)
+            data = os.read(self._fd, _CHUNK)
             if not data:
                 raise EOFError
             if messages := list(self._frames.feed(data)):
@@ -130,6 +135,7 @@ class Receiver:
         return bool(self._poll.poll(seconds * 1000))
 
     def close(self) -> None:
+        self._fd = -1  # as above
         self._connection.close()
 
 

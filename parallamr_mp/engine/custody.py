@@ -26,7 +26,7 @@ class Custody:
     def __init__(self, rescue: Callable[[Sequence[Unsaved]], None]) -> None:
         """`rescue` saves outcomes; called under the lock, so one call at a time."""
         self._rescue = rescue
-        self._kept: dict[int, Unsaved] = {}
+        self._kept: dict[int, tuple[Lease, Outcome]] = {}
         self._orphaned = False
         # Between a value's coming and its being kept or saved there must be no orphaning.
         self._lock = threading.Lock()
@@ -39,12 +39,11 @@ class Custody:
         """
         if outcome.failure is not None and not outcome.failure.unknown:
             return
-        unsaved = Unsaved(lease.payload, lease.attempt, outcome.value, outcome.failure, outcome.seconds)
         with self._lock:
             if self._orphaned:
-                self._rescue([unsaved])
+                self._rescue([_unsaved(lease, outcome)])
             else:
-                self._kept[lease.id] = unsaved
+                self._kept[lease.id] = lease, outcome
 
     def forget(self, ids: Iterable[int]) -> None:
         """These are stored."""
@@ -57,5 +56,9 @@ class Custody:
         with self._lock:
             self._orphaned = True
             if self._kept:
-                self._rescue(list(self._kept.values()))
+                self._rescue([_unsaved(*kept) for kept in self._kept.values()])
             self._kept.clear()
+
+
+def _unsaved(lease: Lease, outcome: Outcome) -> Unsaved:
+    return Unsaved(lease.payload, lease.attempt, outcome.value, outcome.failure, outcome.seconds)
