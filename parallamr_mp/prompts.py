@@ -78,7 +78,10 @@ class Template:
     order of appearance; `text` is the text as given.
     """
 
-    __slots__ = ("_encoded", "_fixed", "_pieces", "_static", "_variables", "names", "text")
+    __slots__ = (
+        *("_encoded", "_fixed", "_pieces", "_places", "_static", "_variables", "_written"),
+        *("names", "text"),
+    )
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -88,6 +91,13 @@ class Template:
         self._pieces = tuple(pieces)
         self.names = _names(self._pieces)
         self._variables = tuple(piece for piece in self._pieces if isinstance(piece, _Variable))
+        self._written = [piece if isinstance(piece, str) else piece.written for piece in self._pieces]
+        self._places = [
+            (at, piece.exact, piece.name)
+            for at, piece in enumerate(self._pieces)
+            if isinstance(piece, _Variable)
+        ]
+        """Of each variable: where it stands, and its names."""
         fixed = [piece for piece in self._pieces if isinstance(piece, str)]
         self._fixed = sum(map(len, fixed)), sum(map(_size, fixed))
         self._encoded: tuple[bytes | None, ...] | None = None
@@ -109,8 +119,8 @@ class Template:
                 else:
                     pieces.append(piece)
         template = cls("")
-        template.text = "".join([piece if isinstance(piece, str) else piece.written for piece in pieces])
         template._set(pieces)
+        template.text = "".join(template._written)
         return template
 
     @property
@@ -129,23 +139,17 @@ class Template:
             if self._static is None:
                 self._static = self._finished([self.text])
             return self._static, ()
-        filled: list[str] = []
-        unfilled: dict[str, None] = {}
-        for piece in self._pieces:
-            if isinstance(piece, str):
-                filled.append(piece)
-                continue
+        filled = list(self._written)
+        missing: list[str] = []
+        for at, exact, name in self._places:
             # As `_Variable.value` has it, but for the call.
-            written, exact, name = piece
             value = values[exact] if exact in values else values.get(name)
             if value:
-                filled.append(value)
+                filled[at] = value
             else:
-                filled.append(written)
-                unfilled[name] = None
-        if self._fixed[0] < _LONG:
-            return "".join(filled), tuple(unfilled)
-        return self._finished(filled), tuple(unfilled)
+                missing.append(name)
+        unfilled = tuple(dict.fromkeys(missing)) if missing else ()
+        return "".join(filled) if self._fixed[0] < _LONG else self._finished(filled), unfilled
 
     def _finished(self, filled: list[str]) -> str:
         """The text that its pieces make, with its JSON where that pays."""
