@@ -70,6 +70,7 @@ WORKER = [
     "providers.connection",
     "providers.deadlines",
     "providers.endpoints",
+    "providers.ends",
     "providers.environment",
     "providers.exchange",
     "providers.failures",

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from support.behaviours import answer
+from support.server import FakeServer
 
 from parallamr_mp.answered import AttemptSpec, RowTask
 from parallamr_mp.attempt import Asker
@@ -37,6 +39,19 @@ def task(number: int, provider: str) -> RowTask:
     values = (provider, "fake-small", f"topic {number}", "English")
     params = {"temperature": 0.5, "max_tokens": 100}
     return RowTask(number, 0, "abcdef0123456789", 0, provider, "fake-small", values, params)
+
+
+@pytest.fixture(params=["http"])
+def server(request, tmp_path, monkeypatch) -> Iterator[FakeServer]:
+    ca = trustme.CA() if request.param == "https" else None
+    if ca is not None:
+        ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with FakeServer(tls=ca) as running:
+        yield running
+
+
+both = pytest.mark.parametrize("server", ["http", "https"], indirect=True)
 
 
 @pytest.fixture
@@ -85,6 +100,7 @@ def calls_of(asker: Asker, this: RowTask) -> tuple[int, int]:
     return python, every
 
 
+@both
 @pytest.mark.parametrize("provider", ["openai", "ollama"])
 def test_a_request_takes_few_calls(asker, server, provider):
     warmed(asker, provider)
@@ -104,9 +120,10 @@ def test_a_connection_takes_few_calls(asker, server, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere an idle connection is polled")
+@both
 @pytest.mark.parametrize("provider", ["openai", "ollama"])
 def test_a_request_lets_go_of_the_interpreters_lock_to_send_and_to_receive_and_for_nothing_else(
-    asker, provider
+    asker, server, provider
 ):
     warmed(asker, provider)
     called: list[str] = []
@@ -121,11 +138,15 @@ def test_a_request_lets_go_of_the_interpreters_lock_to_send_and_to_receive_and_f
         asker(task(9, provider), 1, "")
     finally:
         sys.setprofile(before)
-    slow = [name for name in called if name.startswith(("socket.", "_SSLSocket.", "poll", "select"))]
-    assert [name for name in slow if name not in {"socket.getsockopt", "socket.gettimeout"}] == [
-        "socket.sendall",
-        "socket.recv",
+    slow = [
+        name for name in called if name.startswith(("socket.", "SSLSocket.", "_SSLSocket.", "poll", "select"))
     ]
+    quick = {"getsockopt", "gettimeout"}
+    assert [name for name in slow if name.partition(".")[2] not in quick] == (
+        ["_SSLSocket.write", "_SSLSocket.read"]
+        if server.url.startswith("https:")
+        else ["socket.sendall", "socket.recv"]
+    )
     assert not {"sleep", "lock.acquire", "RLock.acquire"} & set(called)
 
 

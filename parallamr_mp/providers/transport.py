@@ -185,11 +185,12 @@ class DeadlineAdapter(HTTPAdapter):
             if connection.cut is None or connection.sock.gettimeout() is not None:
                 connection.watched()  # the last to use it was a `send` with limits of its own
             call = self._watchdog.begin(total, connection.cut)
-        reader = AnswerReader(connection.sock.recv)
+        send, recv = connection.ends
+        reader = AnswerReader(recv)
         try:
             try:
                 head = prepared.head
-                connection.sock.sendall(head if body is None else b"%b%d\r\n\r\n%b" % (head, len(body), body))
+                send(head if body is None else b"%b%d\r\n\r\n%b" % (head, len(body), body))
             except (BrokenPipeError, ConnectionResetError):
                 pass  # a server may answer before it has read all, and close: what it said can be read still
             content = reader.read()

@@ -13,6 +13,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from parallamr_mp.providers.arrivals import Arrivals
 from parallamr_mp.providers.deadlines import Call
+from parallamr_mp.providers.ends import Ends, ends_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,8 @@ class Watched(HTTPConnection):
     idle_since: float | None = None
     cut: Callable[[], object] | None = None
     """Ends all reading and writing, from any thread."""
+    ends: Ends | None = None
+    """Of `sock`, where there is a `cut`."""
     _arrivals: Arrivals | None = None
 
     @property
@@ -100,6 +103,7 @@ class Watched(HTTPConnection):
         connected: Any = self.sock
         connected.settimeout(None)
         self._arrivals = Arrivals(connected, _inner(connected))
+        self.ends = ends_of(connected)
         self.cut = _cut_of(connected)
         return self.cut
 
@@ -112,7 +116,7 @@ class Watched(HTTPConnection):
         super().request(*args, **kwargs)
 
     def close(self) -> None:
-        self.cut = self._arrivals = None
+        self.cut = self.ends = self._arrivals = None
         super().close()
 
 

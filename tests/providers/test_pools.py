@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HEADERS = {"Content-Type": "application/json"}
 BODY = b'{"model": "fake-small", "messages": [{"role": "user", "content": "hello"}]}'
 ANY = (OSError, ValueError)
-PASSING = {"sock", "timeout", "cut", "idle_since", "_arrivals", "_method", "_response_options"}
+PASSING = {"sock", "timeout", "cut", "ends", "idle_since", "_arrivals", "_method", "_response_options"}
 """What belongs to one socket, or to the request that went over it, not to how a connection is made."""
 
 
