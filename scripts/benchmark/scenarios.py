@@ -126,7 +126,7 @@ SCENARIOS = (
     Scenario(
         "tls",
         "50 ms, 256 in flight, TLS",
-        *(0.05, 2, 128, _rows(25 * _K), TLS),
+        *(0.05, 2, 128, _rows(80 * _K), TLS),
         tls=True,
         only=WITH_TLS,
     ),
