@@ -68,11 +68,17 @@ def dispatch(
             return ThreadSeat(worker_main, args, name=name)
         grace = config.orphan_grace
         return ProcessSeat(
-            worker_main, (*args, grace, processors[number]), name=name, orphan_grace=grace + ORPHAN_SECONDS
+            worker_main,
+            (*args, grace, processors[number]),
+            name=name,
+            orphan_grace=grace + ORPHAN_SECONDS,
+            frugal=ours,
         )
 
     def writer() -> Seat:
-        return (ThreadSeat if in_threads else ProcessSeat)(writer_main, (), name="writer")
+        if in_threads:
+            return ThreadSeat(writer_main, (), name="writer")
+        return ProcessSeat(writer_main, (), name="writer", frugal=True)
 
     def note(pid: int | None) -> None:
         if pid is not None:

@@ -46,6 +46,7 @@ EVERY_CHILD = [
     "engine.channels",
     "engine.messages",
     "engine.seat",
+    "engine.spawning",
 ]
 WRITER = ["engine.writer", "results", "results.records", "results.writer"]
 WORKER = [

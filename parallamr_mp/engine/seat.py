@@ -26,17 +26,16 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection as mp_connection
-from multiprocessing import resource_tracker, spawn
-from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from parallamr_mp.engine.channels import Inbox, Outbox, Receiver, Sender
 from parallamr_mp.engine.messages import Crashed
+from parallamr_mp.engine.spawning import GROUP_SIGNALS, OneSpawn, forget_start, starting
 from parallamr_mp.errors import EngineError
 
 ActorMain = Callable[..., None]
@@ -46,17 +45,6 @@ ORPHAN_SECONDS = 1.0
 """Enough for a writer to write what is still in its pipe."""
 
 _SPAWN = multiprocessing.get_context("spawn")
-
-# The signals that a terminal, a batch system or a user sends to a whole process
-# group. Children ignore them: the parent alone decides how a run ends.
-GROUP_SIGNALS = frozenset(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT")
-    if hasattr(signal, name)
-)
-
-# Starting a child swaps a function of `multiprocessing` (see `_bare_main`): one start at a time.
-_start_lock = threading.Lock()
 
 
 class Seat(Protocol):
@@ -84,109 +72,6 @@ class Seat(Protocol):
         ...
 
 
-@contextlib.contextmanager
-def _bare_main() -> Iterator[None]:
-    """Has children that this thread starts meanwhile not import the caller's `__main__`.
-
-    `multiprocessing` re-imports the parent's main module in a spawned child.
-    Our actors never need it; leaving it out makes a child start faster, keeps
-    the CLI's imports out of workers, and lets a script without an
-    `if __name__ == "__main__"` guard use this library. What other threads
-    start, or look up in `sys.modules`, is as ever.
-    """
-    prepare, us = spawn.get_preparation_data, threading.get_ident()
-
-    def prepared(name: str) -> dict[str, Any]:
-        data: dict[str, Any] = prepare(name)
-        if threading.get_ident() == us:
-            data.pop("init_main_from_name", None)
-            data.pop("init_main_from_path", None)
-        return data
-
-    spawn.get_preparation_data = prepared
-    try:
-        yield
-    finally:
-        spawn.get_preparation_data = prepare
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Blocks the group signals in this thread; a child started meanwhile inherits that.
-
-    Otherwise a Ctrl-C during a child's start would print its traceback, and an
-    ignored signal (`SIG_IGN`) would be lost to the parent. Blocked ones wait.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _LocalLock:
-    """A lock among the threads of one process; in the process that it is sent to, one of its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.acquire, self.release = self._lock.acquire, self._lock.release
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def __reduce__(self) -> tuple[type[_LocalLock], tuple[()]]:
-        return _LocalLock, ()
-
-
-class _NoBound:
-    """In place of the semaphore that bounds a queue: one task and the word to end is all it ever gets."""
-
-    @property
-    def _semlock(self) -> _NoBound:
-        """What `Queue.full` looks into."""
-        return self
-
-    def acquire(self, *_: object, **__: object) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-    def _is_zero(self) -> bool:
-        return False
-
-
-class _OneSpawn(SpawnContext):
-    """What an executor with one worker is made with: no semaphores, and it tells which process it has made.
-
-    An executor's queues share locks between processes. With one process at
-    either end there is nothing to lock out; but a process that is killed in
-    the wrong moment would keep such a lock for ever, and when all are killed
-    at once, nobody is left to remove the semaphores from the system.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[SpawnProcess] = []
-
-    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
-        """May be dead before anybody could look for it."""
-        self.made.append(SpawnProcess(*args, **kwargs))
-        return self.made[-1]
-
-    def Lock(self) -> Any:  # noqa: N802
-        return _LocalLock()
-
-    def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: ARG002, N802
-        return _NoBound()
-
-
 class ProcessSeat:
     """One actor in one spawned process."""
 
@@ -198,12 +83,14 @@ class ProcessSeat:
         name: str,
         orphan_grace: float = ORPHAN_SECONDS,
         leads: bool = False,
+        frugal: bool = False,
     ) -> None:
         """Starts the process; returns before it is up. Raises EngineError when it cannot be created.
 
         `orphan_grace`: seconds after this process's death at which the child
         ends, come what may. An actor that ends by itself earlier is not waited for.
         `leads`: it has a process group of its own, and whom it starts is killed with it.
+        `frugal`: it gets by with less memory, see `spawning.starting`; not for code of users.
         """
         try:
             # Not left to the executor: it pickles in a thread of its own, which
@@ -213,19 +100,17 @@ class ProcessSeat:
             raise EngineError(f"{name}: cannot be sent to a process: {error}") from error
         self.name, self._leads = name, leads
         ends: list[mp_connection.Connection] = []
-        context = _OneSpawn()
+        context = OneSpawn()
         try:
             ends += _SPAWN.Pipe(duplex=False)
             ends += _SPAWN.Pipe(duplex=False)
             child_reads, parent_writes, parent_reads, child_writes = ends
-            with _start_lock, _signals_held_back(), _bare_main():
-                with _signals_held_back():  # the tracker's start unblocks SIGINT and SIGTERM
-                    resource_tracker.ensure_running()
+            with starting(frugal):
                 self._executor = ProcessPoolExecutor(
                     1,
                     mp_context=context,
                     initializer=_enter,
-                    initargs=(child_reads, child_writes, orphan_grace, leads),
+                    initargs=(child_reads, child_writes, orphan_grace, leads, frugal),
                 )
                 self._future = self._executor.submit(_run, task)
                 self._process: BaseProcess = context.made[0]
@@ -324,12 +209,18 @@ _acting = threading.Event()
 
 
 def _enter(
-    reads: mp_connection.Connection, writes: mp_connection.Connection, orphan_grace: float, leads: bool
+    reads: mp_connection.Connection,
+    writes: mp_connection.Connection,
+    orphan_grace: float,
+    leads: bool,
+    frugal: bool,
 ) -> None:
     """Executor initializer: runs once in the child, in its main thread, before any task."""
     global _channels  # noqa: PLW0603  - the only way from an initializer to a task
     if leads:
         os.setpgid(0, 0)
+    if frugal:
+        forget_start()
     _be_patient()
     for signum in GROUP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
