@@ -19,7 +19,7 @@ from parallamr_mp import events
 from parallamr_mp.answered import AttemptSpec
 from parallamr_mp.attempt import Asker
 from parallamr_mp.config import RunConfig, drain_seconds
-from parallamr_mp.engine.affinity import assign
+from parallamr_mp.engine.affinity import may_keep
 from parallamr_mp.engine.dispatcher import Dispatcher, Ending
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSeat
@@ -56,20 +56,21 @@ def dispatch(
     written.
     """
     in_threads = config.procs == 0
-
+    to_do = plan.survey.experiments - past.done
+    threads = min(config.threads, to_do)
     # A plug-in may compute on all processors; requests of ours only wait.
     ours = all(is_built_in(provider) for provider, _ in plan.survey.models)
-    processors = assign(config.procs) if ours else [None] * config.procs
+    keep = ours and may_keep(config.procs)
 
     def worker(number: int) -> Seat:
         name = f"worker {number}"
-        args = (config.threads, Asker, (spec,))
+        args = (threads, Asker, (spec,))
         if in_threads:
             return ThreadSeat(worker_main, args, name=name)
         grace = config.orphan_grace
         return ProcessSeat(
             worker_main,
-            (*args, grace, processors[number]),
+            (*args, grace, keep),
             name=name,
             orphan_grace=grace + ORPHAN_SECONDS,
             frugal=ours,
@@ -98,8 +99,8 @@ def dispatch(
         dispatcher = Dispatcher(
             jobs=plan.sources(),
             make_seat=worker,
-            slots=min(config.procs or 1, plan.survey.experiments - past.done),
-            threads=config.threads,
+            slots=min(config.procs or 1, to_do),
+            threads=threads,
             results=results,
             schedule=traffic.schedule,
             retry=traffic.retry,

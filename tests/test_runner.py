@@ -303,7 +303,8 @@ def test_the_version_is_public():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinities")
-def test_each_worker_keeps_to_a_processor_of_its_own(job, server):
+def test_no_two_workers_keep_to_the_same_processor(job, server):
+    """One for whom there is none, for other runs have them, may use all."""
     ours = os.sched_getaffinity(0)
     if len(ours) < 2:
         pytest.skip("there is one processor")
@@ -321,6 +322,6 @@ def test_each_worker_keeps_to_a_processor_of_its_own(job, server):
     runner.bus.subscribe(look, events.WorkerStarted)
     assert runner.run_experiments("prompt.txt", "table.csv", "results.csv").ok == 4
     first, second = found
-    assert (len(first), len(second)) == (1, 1)
-    assert first != second
+    assert {len(first), len(second)} <= {1, len(ours)}
+    assert first != second or first == ours
     assert first | second <= ours == os.sched_getaffinity(0)

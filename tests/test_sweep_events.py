@@ -333,14 +333,20 @@ def test_an_output_that_is_gone_is_a_failed_group(sweep, server, procs):
     sweep.table(40)
     server.behave(lambda request: stall() if int(request.experiment) > 20 else None)
     runner = sweep.runner(procs)
+    completed = []
 
-    def remove(event):
-        if event.status == "completed" and os.path.exists("results.csv"):
+    def note(event):
+        completed.append(event.status == "completed")
+
+    def remove(pulse):
+        # Not before something is in it: a writer that is not up yet would make another one.
+        if any(completed) and os.path.exists("results.csv") and os.path.getsize("results.csv"):
             os.unlink("results.csv")
             server.behave(answer())
             server.release_all()
 
-    runner.bus.subscribe(remove, events.Execution)
+    runner.bus.subscribe(note, events.Execution)
+    runner.bus.subscribe(remove, events.Pulse)
     with pytest.raises(OutputError) as caught:
         sweep.run(runner)
     told = sweep.whole()

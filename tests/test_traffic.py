@@ -246,7 +246,8 @@ def test_rows_are_asked_in_the_order_of_the_table_as_far_as_limits_allow(place, 
     for model in ("m0", "m1"):
         asked = [int(request.experiment) for request in server.requests if request.model == model]
         for place_, id_ in enumerate(asked):
-            assert abs(place_ - (id_ // 2)) <= 16
+            # 16 threads, and what each worker has waiting for one where answers take 10 ms.
+            assert abs(place_ - (id_ // 2)) <= 16 + 2 * 2
 
 
 def test_a_run_that_waits_costs_little(place, server):

@@ -1,7 +1,8 @@
 """One processor for all threads of a worker, as long as it has time for them.
 
-    parent: assign ──a processor's number──► worker: Affinity ──► its main thread, and all that this starts
-                                                  ▲ watch: how long the main thread had to wait for its turns
+    parent: may_keep ──► worker: Affinity ──► its main thread, and all that this starts
+                                   ▲ watch: how long the main thread had to wait for its turns
+    the system's names: a processor's is bound by one worker at a time, of whichever run
 
 An interpreter runs one of its threads at a time. On several processors each
 thread that lets go of its lock wakes another one elsewhere, which finds the
@@ -9,7 +10,8 @@ lock taken again, or its memory in another cache; on one, the thread that comes
 back from the system goes on. It saves a fifth of a worker's CPU.
 
 The price: the scheduler cannot move the worker away from others who are held on
-the same processor. So a worker that waits too long for its turns lets go of it.
+the same processor. So no two workers hold the same one, and one that waits too
+long for its turns lets go of it.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 _LOOK_SECONDS = 1.0
 _MOST_WAIT = 0.003
@@ -27,24 +30,37 @@ _MOST_WAIT = 0.003
 _FEW = 20
 """Turns of which there is no average yet."""
 _SCHEDSTAT = "/proc/thread-self/schedstat"
+_NAME = "\0parallamr-mp worker on processor %d"
 
 
-def assign(workers: int) -> list[int | None]:
-    """A processor of its own for each worker; None for all where that is not to be had, or of no use.
+def may_keep(workers: int) -> bool:
+    """Whether each worker may have a processor of its own: there are enough, and it is of use.
 
     Only processors that this process may use count (taskset, Slurm, cpusets).
-    The first is drawn, so that two runs on one machine need not meet.
     """
-    none: list[int | None] = [None] * workers
-    if not hasattr(os, "sched_setaffinity") or not os.access(_SCHEDSTAT, os.R_OK):
-        return none
+    if sys.platform != "linux" or not os.access(_SCHEDSTAT, os.R_OK):
+        return False
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return none  # its threads run at the same time
-    allowed = sorted(os.sched_getaffinity(0))
-    if len(allowed) < max(2, workers):
-        return none
-    first = random.randrange(len(allowed))
-    return [allowed[(first + worker) % len(allowed)] for worker in range(workers)]
+        return False  # its threads run at the same time
+    return len(os.sched_getaffinity(0)) >= max(2, workers)
+
+
+def claim(allowed: Collection[int]) -> tuple[int, socket.socket] | None:
+    """A processor that no other worker on this machine holds, and what holds it; None: there is none.
+
+    It is held by a name in the system's abstract namespace: one process can bind
+    it, and it is free when that ends, however it ends. Source: unix(7).
+    """
+    with contextlib.suppress(OSError):  # a sandbox refuses
+        for processor in random.sample(sorted(allowed), len(allowed)):
+            holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                holder.bind(_NAME % processor)
+            except OSError:  # somebody has it
+                holder.close()
+            else:
+                return processor, holder
+    return None
 
 
 def turns() -> tuple[float, int]:
@@ -62,26 +78,31 @@ class Affinity:
 
     def __init__(
         self,
-        processor: int | None,
+        keep: bool,
         clock: Callable[[], float] = time.monotonic,
         turns: Callable[[], tuple[float, int]] = turns,
     ) -> None:
-        """`processor`: its number; None: wherever the scheduler likes."""
+        """`keep`: on one that no other worker keeps to, if there is one; else where the scheduler likes."""
         self._clock, self._turns = clock, turns
-        self._others: set[int] | None = None
-        """Where it could run before; None: where it can now."""
-        if processor is None:
+        self._holder: socket.socket | None = None
+        self._look_at = clock() + _LOOK_SECONDS
+        if not keep:
             return
-        with contextlib.suppress(OSError):  # taken from us since, or a sandbox refuses
-            others = os.sched_getaffinity(0)
+        self._others = os.sched_getaffinity(0)
+        if (claimed := claim(self._others)) is None:
+            return
+        processor, holder = claimed
+        try:
             self._last = turns()
             os.sched_setaffinity(0, {processor})
-            self._others = others
-        self._look_at = clock() + _LOOK_SECONDS
+        except OSError:  # taken from us since, or a sandbox refuses
+            holder.close()
+        else:
+            self._holder = holder
 
     def watch(self) -> None:
         """Lets go of the processor, for good, when that has too little time. Looks once a second."""
-        if self._others is None or (now := self._clock()) < self._look_at:
+        if self._holder is None or (now := self._clock()) < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
         waited, count = self._turns()
@@ -91,8 +112,14 @@ class Affinity:
         average = (waited - self._last[0]) / ran
         self._last = waited, count
         if average > _MOST_WAIT:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Gives the processor back: threads run wherever this process could before."""
+        if self._holder is not None:
             _allow(self._others)
-            self._others = None
+            self._holder.close()
+            self._holder = None
 
 
 def _allow(processors: set[int]) -> None:

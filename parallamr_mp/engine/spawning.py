@@ -28,9 +28,9 @@ GROUP_SIGNALS = frozenset(
 _TUNABLES = "GLIBC_TUNABLES"
 _SHARED = "glibc.malloc.tcache_max=512"
 """Each thread keeps what it has freed for itself: up to 7 pieces of every size to 1 KiB, which it may never
-need again. Requests and answers are of all sizes, so 500 threads come to hold tens of megabytes. Pieces up to 512
-bytes are a few kinds of Python's own, whose objects of that size it does not get from here. Source: glibc
-manual, Memory Allocation Tunables."""
+need again. Requests and answers are of all sizes, so 500 threads come to hold tens of megabytes. Pieces up to
+512 bytes are of a few kinds: Python's own objects of that size come from elsewhere. Source: glibc manual, Memory
+Allocation Tunables."""
 
 # Starting a child replaces functions of `multiprocessing`: one start at a time.
 _start_lock = threading.Lock()

@@ -59,15 +59,15 @@ def worker_main(
     make_handler: HandlerFactory,
     args: tuple[Any, ...],
     orphan_grace: float | None = None,
-    processor: int | None = None,
+    keep_to_one_processor: bool = False,
 ) -> None:
     """The actor of a slot. Ends on `Stop` after finishing what it has begun, or when the parent is gone.
 
     `orphan_grace`: seconds that calls under way may go on after the parent's
     death; None where actor and parent are one process and nobody is left.
-    `processor`: where all threads of this process are to run; see `affinity.py`.
+    `keep_to_one_processor`: all threads of this process, see `affinity.py`.
     """
-    affinity = Affinity(processor)
+    affinity = Affinity(keep_to_one_processor)
     handler = make_handler(*args)
     leases: SimpleQueue[Lease | None] = SimpleQueue()
     gone = threading.Event()
