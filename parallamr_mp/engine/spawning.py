@@ -29,8 +29,8 @@ _TUNABLES = "GLIBC_TUNABLES"
 _SHARED = "glibc.malloc.tcache_max=512"
 """Each thread keeps what it has freed for itself: up to 7 pieces of every size to 1 KiB, which it may never
 need again. Requests and answers are of all sizes, so 500 threads come to hold tens of megabytes. Pieces up to
-512 bytes are of a few kinds: Python's own objects of that size come from elsewhere. Source: glibc manual, Memory
-Allocation Tunables."""
+512 bytes are of a few kinds: Python's own objects of that size come from elsewhere. Source: glibc manual,
+Memory Allocation Tunables."""
 
 # Starting a child replaces functions of `multiprocessing`: one start at a time.
 _start_lock = threading.Lock()
