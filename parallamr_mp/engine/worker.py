@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from parallamr_mp.engine.affinity import Affinity
+from parallamr_mp.engine import affinity
 from parallamr_mp.engine.channels import Receiver, Sender
 from parallamr_mp.engine.custody import Custody
 from parallamr_mp.engine.messages import Lease, Outcome, Ready, Returned, Stop
@@ -59,15 +59,15 @@ def worker_main(
     make_handler: HandlerFactory,
     args: tuple[Any, ...],
     orphan_grace: float | None = None,
-    keep_to_one_processor: bool = False,
+    keeps: bool = False,
 ) -> None:
     """The actor of a slot. Ends on `Stop` after finishing what it has begun, or when the parent is gone.
 
     `orphan_grace`: seconds that calls under way may go on after the parent's
     death; None where actor and parent are one process and nobody is left.
-    `keep_to_one_processor`: all threads of this process, see `affinity.py`.
+    `keeps`: to one processor, with all threads of this process; see `affinity.py`.
     """
-    affinity = Affinity(keep_to_one_processor)
+    processor = affinity.keep_to_one_processor() if keeps else None
     handler = make_handler(*args)
     leases: SimpleQueue[Lease | None] = SimpleQueue()
     gone = threading.Event()
@@ -104,9 +104,7 @@ def worker_main(
         sender.send(Ready(os.getpid()))
         stopping = False
         while not stopping:
-            messages = receiver.receive()
-            affinity.watch()
-            for message in messages:
+            for message in receiver.receive():
                 if isinstance(message, Lease):
                     if custody is not None:
                         custody.forget(message.stored)
@@ -121,6 +119,8 @@ def worker_main(
     finally:
         for _ in range(threads):
             leases.put(None)
+        if processor is not None:
+            processor.close()
     if gone.is_set() and orphan_grace is not None:
         wait(serving, orphan_grace)
         return  # the process ends next, whatever still runs in it

@@ -112,8 +112,10 @@ class AdaptiveLimit:
     * The level grows exponentially in time (`TAU`), as far as it is used: refusals
       come back quickly even where answers take minutes, so many requests are in
       flight soon, and not many are refused on the way. At first the goal is
-      the ceiling, and growth begins about as steeply as it ends (`OPENING_LEVEL`):
-      what is refused goes by the steepness, and the time by the slow beginning.
+      the ceiling. From the first answer to the first refusal, growth begins about
+      as steeply as it ends (`OPENING_LEVEL`): what is refused goes by the steepness,
+      and the time by the slow beginning. Not before the first answer: connections
+      are made then, and refusals take as long as these.
     * An episode of refusals shows what the endpoint took: what was in flight,
       without those that were refused. That is the new goal; the level falls to
       `DOWN` of it, lets requests drain, and comes back.
@@ -129,7 +131,8 @@ class AdaptiveLimit:
     TAU = 0.3
     """Seconds in which the level grows by a factor of e."""
     OPENING_LEVEL, OPENING_TAU = 64, 0.36
-    """Until the first refusal it grows with this `TAU`, as if larger by so much: from 4 to 256 in 0.6 s."""
+    """From the first answer to the first refusal it grows with this `TAU`, as if larger by so much: from 4
+    to 256 within 0.6 s."""
     DOWN = (0.85, 0.7, 0.5)
     """What remains of the level at the first, second, and any further episode before a round has held."""
     PATIENCE = 100
@@ -151,6 +154,8 @@ class AdaptiveLimit:
         self._used = 0
         """In flight at the last lease."""
 
+        self._opening: bool | None = None
+        """Answers have come, and no refusals; None: nothing has come yet."""
         self._goal = math.inf
         self._top: float = max(floor, ceiling)
         """What the level grows up to."""
@@ -204,6 +209,8 @@ class AdaptiveLimit:
 
     def succeeded(self, now: float, leased_at: float, in_flight: int) -> None:
         self._settle(now)
+        if self._opening is None:
+            self._opening = True
         if leased_at > self._decreased_at:
             self._blind = False
         # Several outcomes may come before the next lease: what was in flight before them counts.
@@ -220,6 +227,7 @@ class AdaptiveLimit:
 
     def refused(self, now: float, leased_at: float, in_flight: int) -> bool:
         self._settle(now)
+        self._opening = False
         new = leased_at > self._decreased_at
         if new:
             self._begin_episode(now, in_flight)
@@ -273,7 +281,7 @@ class AdaptiveLimit:
 
     def _growth(self) -> tuple[float, float]:
         """By how much larger it counts while it grows, and the seconds in which that sum grows by e."""
-        return (self.OPENING_LEVEL, self.OPENING_TAU) if self._goal == math.inf else (0.0, self.TAU)
+        return (self.OPENING_LEVEL, self.OPENING_TAU) if self._opening else (0.0, self.TAU)
 
     def _settle(self, now: float) -> None:
         """Makes the level what it has grown to."""

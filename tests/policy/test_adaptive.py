@@ -52,16 +52,40 @@ def test_a_thousand_are_in_flight_within_two_seconds_without_waiting_for_answers
     assert grown(AdaptiveLimit(1000), 5.0, 2.0)[1] == 1000
 
 
-def test_it_opens_to_hundreds_within_the_second_and_no_further_than_it_can_hear_of_refusals():
+def opened():
+    """A limit that has had its first answer, at the time 0. → it, in flight"""
     limit = AdaptiveLimit(256)
-    assert grown(limit, 0.0, 0.6)[1] == 256
+    in_flight = filled_up(limit, 0.0)
+    limit.succeeded(0.0, 0.0, in_flight)
+    return limit, filled_up(limit, 0.0, in_flight - 1)
+
+
+def test_it_opens_to_hundreds_within_the_second_and_no_further_than_it_can_hear_of_refusals():
+    limit, in_flight = opened()
+    assert grown(limit, 0.0, 0.6, in_flight)[1] == 256
     for seconds, most in ((0.05, 14), (0.1, 26), (0.2, 56)):
-        assert grown(AdaptiveLimit(256), 0.0, seconds)[1] <= most
+        limit, in_flight = opened()
+        assert grown(limit, 0.0, seconds, in_flight)[1] <= most
+
+
+def test_it_is_slow_as_long_as_nothing_has_come_back():
+    assert grown(AdaptiveLimit(256), 0.0, 0.3)[1] <= 11
+
+
+def test_it_opens_fast_only_until_the_first_refusal():
+    limit = AdaptiveLimit(256)
+    in_flight = filled_up(limit, 0.0)
+    for refusal in range(in_flight):
+        limit.refused(0.01, 0.0, in_flight - refusal)
+    assert limit.limit(0.01) < 4, "nothing was taken: that is no measurement, and the goal is what it was"
+    in_flight = filled_up(limit, 1.0)
+    limit.succeeded(1.1, 1.0, in_flight)
+    assert grown(limit, 1.1, 0.3, in_flight - 1)[1] <= 12
 
 
 def test_what_the_ramp_after_a_cool_down_alone_holds_back_comes_when_the_ramp_allows_it():
     limit = AdaptiveLimit(1000)
-    now, in_flight = grown(limit, 0.0, 0.3)
+    now, in_flight = grown(limit, 0.0, 0.9)
     assert 60 < in_flight < 256
     limit.cooled_down(now)
     limit.leased(now, in_flight // 4)
