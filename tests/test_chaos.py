@@ -263,7 +263,7 @@ def test_a_writer_that_cannot_open_its_file_again_ends_the_run(arena):
 # --- processes that cannot start -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("started", [1, 2, 3], ids=["no writer", "no worker", "one worker only"])
+@pytest.mark.parametrize("started", [0, 1, 2], ids=["no writer", "no worker", "one worker only"])
 def test_processes_that_cannot_start_are_one_clear_error(arena, started):
     rule = {"name": "limit", "call": "fork_exec", "role": "parent", "do": "EAGAIN", "times": 99}
     run = arena.start(rules=[{**rule, "skip": started}])
@@ -276,7 +276,7 @@ def test_processes_that_cannot_start_are_one_clear_error(arena, started):
 def test_a_replacement_that_cannot_start_ends_the_run_once_the_others_have_their_answers(arena):
     rule = {"name": "limit", "call": "fork_exec", "role": "parent", "do": "EAGAIN", "times": 99}
     arena.hold_after(ANSWERED)
-    run = arena.start(rules=[{**rule, "skip": 2 + arena.procs}])
+    run = arena.start(rules=[{**rule, "skip": 1 + arena.procs}])
     arena.wait_for_held()
     os.kill(run.pids("worker", arena.procs)[0], signal.SIGKILL)
     arena.broken, arena.blows = arena.threads, 1

@@ -34,7 +34,7 @@ class QuickSeat:
 
     pid, exit_code = None, 0
 
-    def __init__(self, main, args, *, name, orphan_grace=0.0):
+    def __init__(self, main, args, **_options):
         self.inbox = self.outbox = self
         self._readable, written = os.pipe()
         os.close(written)  # so that there is always something to read: the end
