@@ -35,6 +35,8 @@ from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.rows import RowResults
 from parallamr_mp.traffic import Traffic
 
+_MANY_THREADS = 64
+"""From so many in a worker on, memory that each keeps for itself adds up."""
 _LEASE_GRACE = 60.0
 """Seconds past its own deadline after which a request counts as stuck beyond help."""
 
@@ -74,6 +76,7 @@ def dispatch(
             name=name,
             orphan_grace=grace + ORPHAN_SECONDS,
             frugal=ours,
+            sharing=ours and threads >= _MANY_THREADS,
         )
 
     def writer() -> Seat:

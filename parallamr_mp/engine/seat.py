@@ -84,13 +84,14 @@ class ProcessSeat:
         orphan_grace: float = ORPHAN_SECONDS,
         leads: bool = False,
         frugal: bool = False,
+        sharing: bool = False,
     ) -> None:
         """Starts the process; returns before it is up. Raises EngineError when it cannot be created.
 
         `orphan_grace`: seconds after this process's death at which the child
         ends, come what may. An actor that ends by itself earlier is not waited for.
         `leads`: it has a process group of its own, and whom it starts is killed with it.
-        `frugal`: it gets by with less memory, see `spawning.starting`; not for code of users.
+        `frugal`, `sharing`: it gets by with less memory, see `spawning.starting`; not for code of users.
         """
         try:
             # Not left to the executor: it pickles in a thread of its own, which
@@ -105,7 +106,7 @@ class ProcessSeat:
             ends += _SPAWN.Pipe(duplex=False)
             ends += _SPAWN.Pipe(duplex=False)
             child_reads, parent_writes, parent_reads, child_writes = ends
-            with starting(frugal):
+            with starting(frugal, sharing):
                 self._executor = ProcessPoolExecutor(
                     1,
                     mp_context=context,

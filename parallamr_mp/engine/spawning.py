@@ -37,13 +37,14 @@ _start_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def starting(frugal: bool) -> Iterator[None]:
+def starting(frugal: bool, sharing: bool = False) -> Iterator[None]:
     """Children that this thread starts meanwhile are ours, see `_bare_main` and `_signals_held_back`.
 
-    `frugal`: they share among their threads what these free, where that is
-    glibc's to do, and get no resource tracker, which is a process of its own:
-    one is started if something in there should need it. Such a child calls
-    `forget_start` first of all.
+    `frugal`: they get no resource tracker, which is a process of its own; one
+    is started if something in there should need it. Such a child calls
+    `forget_start` first of all. `sharing`, for frugal ones only: what one of its
+    threads frees serves all, where that is glibc's to do. It saves memory with
+    hundreds of threads, and costs some CPU where they never wait.
     """
     with _start_lock, _signals_held_back(), contextlib.ExitStack() as stack:
         if not frugal:
@@ -53,7 +54,8 @@ def starting(frugal: bool) -> Iterator[None]:
             nobody = os.open(os.devnull, os.O_WRONLY)
             stack.callback(os.close, nobody)
             stack.enter_context(_replaced(resource_tracker, "getfd", lambda: nobody))
-            stack.enter_context(_replaced(util, "spawnv_passfds", _spawn_frugal))
+            if sharing:
+                stack.enter_context(_replaced(util, "spawnv_passfds", _spawn_sharing))
         stack.enter_context(_bare_main())
         yield
 
@@ -71,7 +73,7 @@ def forget_start() -> None:
         tracker._fd = None  # noqa: SLF001
 
 
-def _spawn_frugal(path: bytes, args: Sequence[str], passfds: Sequence[int]) -> int:
+def _spawn_sharing(path: bytes, args: Sequence[str], passfds: Sequence[int]) -> int:
     """`util.spawnv_passfds`, with an environment of the child's own. Raises OSError."""
     env = dict(os.environ)
     # glibc goes by the last that it is told: whoever has set this one already knows better.
