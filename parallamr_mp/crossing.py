@@ -91,10 +91,15 @@ def pack(instance: Any) -> tuple[Any, ...]:
 
 def unpack(packed: tuple[Any, ...]) -> Any:
     """The instance that `pack` was given, or its equal."""
-    name, *values = packed
-    if name is None:
-        return values[0]
-    _, make, _, nested = _by_name.get(name) or _form_of(name)
+    form = _by_name.get(packed[0])
+    if form is None:
+        if packed[0] is None:
+            return packed[1]
+        form = _form_of(packed[0])
+    _, make, _, nested = form
+    if not nested:
+        return make(*packed[1:])
+    values = list(packed[1:])
     for index in nested:
         if (value := values[index]) is not None:
             values[index] = unpack(value)

@@ -25,7 +25,6 @@ import pickle
 import select
 import struct
 import threading
-from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -42,6 +41,13 @@ def _encode(message: Any) -> tuple[bytes, bytes]:
     return _LENGTH.pack(len(body)), body
 
 
+def _decode(stream: bytes | bytearray, begin: int, end: int) -> Any:
+    if end - begin < _CHUNK:
+        return unpack(pickle.loads(stream[begin:end]))
+    with memoryview(stream) as view:  # to copy it would take as much memory again
+        return unpack(pickle.loads(view[begin:end]))
+
+
 class _Frames:
     """Cuts a byte stream into messages, whatever pieces it arrives in."""
 
@@ -50,22 +56,30 @@ class _Frames:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Any]:
-        buffer = self._buffer
-        buffer += data
-        start, size = 0, len(buffer)
+    def feed(self, data: bytes) -> list[Any]:
+        """The messages that are complete with these bytes."""
+        kept = self._buffer
+        # Mostly whole messages come, and nothing is kept from one time to the next.
+        stream: bytes | bytearray = data
+        if kept:
+            kept += data
+            stream = kept
+        start, size = 0, len(stream)
+        messages = []
         try:
             while size - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(buffer, start)
-                end = start + _LENGTH.size + length
+                begin = start + _LENGTH.size
+                end = begin + _LENGTH.unpack_from(stream, start)[0]
                 if end > size:
                     break
-                with memoryview(buffer) as view:
-                    message = unpack(pickle.loads(view[start + _LENGTH.size : end]))
+                messages.append(_decode(stream, begin, end))
                 start = end
-                yield message
         finally:
-            del buffer[:start]
+            if stream is kept:
+                del kept[:start]
+            else:
+                kept += data[start:]
+        return messages
 
     @property
     def torn(self) -> bool:
@@ -126,7 +140,7 @@ class Receiver:
             data = os.read(self._fd, _CHUNK)
             if not data:
                 raise EOFError
-            if messages := list(self._frames.feed(data)):
+            if messages := self._frames.feed(data):
                 return messages
 
     def _wait(self, seconds: float) -> bool:
@@ -164,7 +178,7 @@ class Inbox:
             return [], True
         if not data:
             return [], True
-        return list(self._frames.feed(data)), False
+        return self._frames.feed(data), False
 
     def drain(self) -> list[Any]:
         """Everything that is still in the pipe of a child that has died."""
