@@ -17,8 +17,7 @@ from parallamr_mp.errors import OutputError, ProviderError
 from parallamr_mp.models import ChatRequest, Inputs, Unsaved
 from parallamr_mp.prompts import Template
 from parallamr_mp.providers.base import Provider, ProviderSettings
-from parallamr_mp.providers.http import make_session
-from parallamr_mp.providers.registry import build_provider
+from parallamr_mp.providers.registry import build_provider, wants_session
 from parallamr_mp.providers.secrets import environment_secrets, redactor, route_secrets
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.rescue_file import RescueFile
@@ -109,7 +108,10 @@ class Asker:
                 if provider is None:
                     if secrets := route_secrets([route]) - self._secrets:
                         self._hides[route] = redactor(self._secrets | secrets)
-                    if self._session is None:
+                    if self._session is None and wants_session(name):
+                        # A worker whose providers need none saves what it takes to load all that.
+                        from parallamr_mp.providers.http import make_session  # noqa: PLC0415
+
                         self._session = make_session(self._spec.threads, os.environ)
                     settings = ProviderSettings(
                         self._spec.timeout, self._session, self._spec.threads, base_url=route or None

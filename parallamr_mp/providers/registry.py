@@ -46,6 +46,11 @@ def is_built_in(name: str) -> bool:
     return name in _BUILT_IN
 
 
+def wants_session(name: str) -> bool:
+    """Whether the provider may use the session it is given: all may, but for the mock."""
+    return name != "mock"
+
+
 def build_provider(name: str, settings: ProviderSettings) -> Provider:
     """Makes a provider, in the process that will use it.
 
