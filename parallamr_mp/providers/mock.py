@@ -73,7 +73,7 @@ class MockProvider:
 
     def complete(self, request: ChatRequest) -> Reply:
         """See `Provider.complete`."""
-        settings = {**self._settings, **_settings_of(request)}
+        settings = {**self._settings, **_settings_of(request)} if request.params else self._settings
         if request.model != "mock" and not request.model.startswith(("mock-", "mock/")):
             raise _error(
                 "model_not_found",
@@ -85,7 +85,7 @@ class MockProvider:
         if latency > self._timeout:
             said = f"no complete answer within {self._timeout:g} s (outcome unknown)"
             raise _error("timeout", said, unknown=True)
-        if _chance(request) < settings.get("error_rate", 0.0):
+        if (rate := settings.get("error_rate", 0.0)) and _chance(request) < rate:
             raise _error("mock", "this request was made to fail, as error_rate asks")
         input_tokens = _tokens(request.prompt)
         text = _echo(request, input_tokens)
