@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from urllib3.connectionpool import HTTPConnectionPool
 
-_AT_ONCE = 4 * 1024
+_AT_ONCE = 2 * 1024
 """Bytes asked for at first: most answers fit, and each thread that waits for one keeps so many ready."""
 _AT_MOST = 256 * 1024
 """Bytes asked for at a time of what is long, and the longest head or line that is taken."""
