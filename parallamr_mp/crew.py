@@ -24,12 +24,13 @@ from parallamr_mp.engine.dispatcher import Dispatcher, Ending
 from parallamr_mp.engine.outlet import WriterPeer
 from parallamr_mp.engine.seat import ORPHAN_SECONDS, ProcessSeat, Seat, ThreadSeat
 from parallamr_mp.engine.signals import SignalWatch
+from parallamr_mp.engine.spawning import Thrift
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.engine.writer import writer_main
 from parallamr_mp.errors import EngineError, OutputError
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
-from parallamr_mp.providers.registry import is_built_in
+from parallamr_mp.providers.registry import UNUSED, is_built_in
 from parallamr_mp.providers.secrets import environment_secrets, redactor
 from parallamr_mp.results.lock import OutputLock
 from parallamr_mp.rows import RowResults
@@ -63,6 +64,7 @@ def dispatch(
     # A plug-in may compute on all processors; requests of ours only wait.
     ours = all(is_built_in(provider) for provider, _ in plan.survey.models)
     keep = ours and may_keep(config.procs)
+    thrift = Thrift(shares=threads >= _MANY_THREADS, without=UNUSED) if ours else None
 
     def worker(number: int) -> Seat:
         name = f"worker {number}"
@@ -75,14 +77,13 @@ def dispatch(
             (*args, grace, keep),
             name=name,
             orphan_grace=grace + ORPHAN_SECONDS,
-            frugal=ours,
-            sharing=ours and threads >= _MANY_THREADS,
+            thrift=thrift,
         )
 
     def writer() -> Seat:
         if in_threads:
             return ThreadSeat(writer_main, (), name="writer")
-        return ProcessSeat(writer_main, (), name="writer", frugal=True)
+        return ProcessSeat(writer_main, (), name="writer", thrift=Thrift())
 
     def note(pid: int | None) -> None:
         if pid is not None:

@@ -17,11 +17,13 @@ from support.telling_writer import write_and_tell
 from parallamr_mp.answered import AttemptSpec, RowTask
 from parallamr_mp.engine.messages import Ack, Append, CloseOutputs, Lease, OpenOutput, Outcome, Stop
 from parallamr_mp.engine.seat import ProcessSeat
+from parallamr_mp.engine.spawning import Thrift
 from parallamr_mp.engine.worker import worker_main
 from parallamr_mp.models import Inputs
+from parallamr_mp.providers.registry import UNUSED
 
-HTTP = {"requests", "urllib3", "certifi", "idna", "charset_normalizer"}
-"""requests, and what it loads itself."""
+HTTP = {"requests", "urllib3", "certifi", "idna"}
+"""requests, and what it loads itself, but for what a worker has no use for."""
 OPTIONAL = {
     "brotli",
     "brotlicffi",
@@ -102,9 +104,9 @@ def bare():
     )
 
 
-def said_by(main, args, *messages, until, last):
+def said_by(main, args, *messages, until, last, thrift=None):
     """All that an actor in a process of its own says. `last` is sent when it has said an `until`."""
-    seat = ProcessSeat(main, args, name="the actor")
+    seat = ProcessSeat(main, args, name="the actor", thrift=thrift)
     said, ended, over = [], False, False
     try:
         for message in messages:
@@ -138,17 +140,37 @@ def foreign(names):
     return {top for top in tops if not top.startswith(made) and not top.endswith("__mypyc")}
 
 
-def test_a_worker_that_has_asked_has_loaded_nothing_else(bare, server, monkeypatch):
-    monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
-    monkeypatch.setenv("OPENAI_API_KEY", "x")
+def loaded_to_ask(provider, model):
+    """All that a worker has loaded that a sweep has started, when it has asked."""
     spec = AttemptSpec((), Inputs("Hello"), 20.0, 1)
-    task = RowTask(1, 0, "id", 0, "openai", "m-1", (), {})
-    said = said_by(worker_main, (1, Telling, (spec,), 1.0), Lease(0, 1, task), until=Outcome, last=Stop())
+    task = RowTask(1, 0, "id", 0, provider, model, (), {})
+    said = said_by(
+        worker_main,
+        (1, Telling, (spec,), 1.0),
+        Lease(0, 1, task),
+        until=Outcome,
+        last=Stop(),
+        thrift=Thrift(without=UNUSED),
+    )
     (outcome,) = [message for message in said if isinstance(message, Outcome)]
     assert outcome.failure is None
-    loaded = set(outcome.value)
+    return set(outcome.value)
+
+
+def test_a_worker_that_has_asked_has_loaded_nothing_else(bare, server, monkeypatch, capfd):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    loaded = loaded_to_ask("openai", "m-1")
     assert ours(loaded) == {*EVERY_CHILD, *WORKER}
     assert foreign(loaded - bare) - OPTIONAL == HTTP | {"orjson"}
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_needs_no_http_has_loaded_none(bare):
+    loaded = loaded_to_ask("mock", "mock")
+    assert foreign(loaded - bare) == {"orjson"}
+    assert "ssl" not in loaded - bare
+    assert ours(loaded) - {"providers.mock"} < {*EVERY_CHILD, *WORKER} - {"providers.http"}
 
 
 def test_the_writer_has_loaded_nothing_else(bare, tmp_path):

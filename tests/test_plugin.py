@@ -46,6 +46,22 @@ class Counter:
         return Reply(str(len(os.sched_getaffinity(0))), "stop", 1, 1)
 """
 
+GUESSES = """
+from parallamr_mp import Reply
+
+
+class Guesser:
+    def __init__(self, settings):
+        self.session = settings.session
+
+    def complete(self, request):
+        import requests
+
+        response = requests.Response()
+        response._content = "na\u00efve caf\u00e9, d\u00e9j\u00e0 vu, gar\u00e7on".encode("latin-1")
+        return Reply(f"{type(self.session).__name__}: {response.text}", "stop", 1, 1)
+"""
+
 
 def install(folder, name, module, provider, target, version="1.2"):
     """What an installer would leave behind: a module, and metadata that names an entry point."""
@@ -88,6 +104,17 @@ def test_a_plug_in_may_compute_on_all_processors(place, tmp_path):
     place.questions(2, "counter", "m")
     assert place.run("-o", "results.csv", "--procs", "1", "--threads", "2").code == 0
     assert {row["output"] for row in place.rows()} == {str(len(os.sched_getaffinity(0)))}
+
+
+def test_a_plug_in_has_a_session_and_requests_as_it_is(place, tmp_path):
+    """It may ask what tells no encoding, for which `requests` guesses one."""
+    install(tmp_path / "site", "cage", GUESSES, "guesser", "Guesser")
+    place.questions(1, "guesser", "m")
+    assert place.run("-o", "results.csv", "--procs", "1", "--threads", "1").code == 0
+    (row,) = place.rows()
+    kind, _, text = row["output"].partition(": ")
+    assert kind == "Session"
+    assert text.endswith("gar\u00e7on")
 
 
 def test_the_other_commands_know_a_plug_in(place, tmp_path):

@@ -35,7 +35,7 @@ from typing import Any, Protocol
 
 from parallamr_mp.engine.channels import Inbox, Outbox, Receiver, Sender
 from parallamr_mp.engine.messages import Crashed
-from parallamr_mp.engine.spawning import GROUP_SIGNALS, OneSpawn, forget_start, starting
+from parallamr_mp.engine.spawning import GROUP_SIGNALS, OneSpawn, Thrift, begin_thrifty, starting
 from parallamr_mp.errors import EngineError
 
 ActorMain = Callable[..., None]
@@ -83,15 +83,14 @@ class ProcessSeat:
         name: str,
         orphan_grace: float = ORPHAN_SECONDS,
         leads: bool = False,
-        frugal: bool = False,
-        sharing: bool = False,
+        thrift: Thrift | None = None,
     ) -> None:
         """Starts the process; returns before it is up. Raises EngineError when it cannot be created.
 
         `orphan_grace`: seconds after this process's death at which the child
         ends, come what may. An actor that ends by itself earlier is not waited for.
         `leads`: it has a process group of its own, and whom it starts is killed with it.
-        `frugal`, `sharing`: it gets by with less memory, see `spawning.starting`; not for code of users.
+        `thrift`: how it gets by with less; not for code of users.
         """
         try:
             # Not left to the executor: it pickles in a thread of its own, which
@@ -106,12 +105,12 @@ class ProcessSeat:
             ends += _SPAWN.Pipe(duplex=False)
             ends += _SPAWN.Pipe(duplex=False)
             child_reads, parent_writes, parent_reads, child_writes = ends
-            with starting(frugal, sharing):
+            with starting(thrift):
                 self._executor = ProcessPoolExecutor(
                     1,
                     mp_context=context,
                     initializer=_enter,
-                    initargs=(child_reads, child_writes, orphan_grace, leads, frugal),
+                    initargs=(child_reads, child_writes, orphan_grace, leads, thrift),
                 )
                 self._future = self._executor.submit(_run, task)
                 self._process: BaseProcess = context.made[0]
@@ -214,14 +213,14 @@ def _enter(
     writes: mp_connection.Connection,
     orphan_grace: float,
     leads: bool,
-    frugal: bool,
+    thrift: Thrift | None,
 ) -> None:
     """Executor initializer: runs once in the child, in its main thread, before any task."""
     global _channels  # noqa: PLW0603  - the only way from an initializer to a task
     if leads:
         os.setpgid(0, 0)
-    if frugal:
-        forget_start()
+    if thrift is not None:
+        begin_thrifty(thrift)
     _be_patient()
     for signum in GROUP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)

@@ -11,8 +11,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import resource_tracker, spawn, util
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
@@ -36,32 +38,43 @@ Memory Allocation Tunables."""
 _start_lock = threading.Lock()
 
 
+@dataclass(frozen=True, slots=True)
+class Thrift:
+    """How a child gets by with less, which must run none but our own code.
+
+    It has no resource tracker, which is a process of its own; one is started
+    if something in there should need it.
+    """
+
+    shares: bool = False
+    """What one of its threads frees serves all, where that is glibc's to do: saves memory with hundreds of
+    threads, and costs some CPU where they never wait."""
+    without: tuple[str, ...] = ()
+    """Modules that cannot be imported there: others load them if they find them, and get by without."""
+
+
 @contextlib.contextmanager
-def starting(frugal: bool, sharing: bool = False) -> Iterator[None]:
+def starting(thrift: Thrift | None) -> Iterator[None]:
     """Children that this thread starts meanwhile are ours, see `_bare_main` and `_signals_held_back`.
 
-    `frugal`: they get no resource tracker, which is a process of its own; one
-    is started if something in there should need it. Such a child calls
-    `forget_start` first of all. `sharing`, for frugal ones only: what one of its
-    threads frees serves all, where that is glibc's to do. It saves memory with
-    hundreds of threads, and costs some CPU where they never wait.
+    A thrifty one calls `begin_thrifty` first of all.
     """
     with _start_lock, _signals_held_back(), contextlib.ExitStack() as stack:
-        if not frugal:
+        if thrift is None:
             with _signals_held_back():  # the tracker's start unblocks SIGINT and SIGTERM
                 resource_tracker.ensure_running()
         elif os.name == "posix":
             nobody = os.open(os.devnull, os.O_WRONLY)
             stack.callback(os.close, nobody)
             stack.enter_context(_replaced(resource_tracker, "getfd", lambda: nobody))
-            if sharing:
+            if thrift.shares:
                 stack.enter_context(_replaced(util, "spawnv_passfds", _spawn_sharing))
         stack.enter_context(_bare_main())
         yield
 
 
-def forget_start() -> None:
-    """In a frugal child: what it starts itself, and what it registers with a tracker, is as ever."""
+def begin_thrifty(thrift: Thrift) -> None:
+    """In the child: what it starts itself, and what it registers with a tracker, is as ever."""
     if os.environ.get(_TUNABLES, "").startswith(_SHARED):
         theirs = os.environ.pop(_TUNABLES)[len(_SHARED) + 1 :]
         if theirs:
@@ -71,6 +84,8 @@ def forget_start() -> None:
         tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001
         os.close(tracker._fd)  # noqa: SLF001
         tracker._fd = None  # noqa: SLF001
+    for name in thrift.without:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # documented to end each import of it
 
 
 def _spawn_sharing(path: bytes, args: Sequence[str], passfds: Sequence[int]) -> int:

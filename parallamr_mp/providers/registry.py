@@ -28,6 +28,9 @@ _BUILT_IN = {
 }
 
 
+UNUSED = ("chardet", "charset_normalizer")
+"""Modules that built-in providers have no use for: `requests` guesses by them what a text without a declared
+encoding is in, and does without them from 2.32 on. JSON is UTF-8 (RFC 8259, 8.1)."""
 BASE_URL_VARIABLES = {
     "openai": "OPENAI_BASE_URL",
     "openrouter": "OPENROUTER_BASE_URL",

@@ -15,7 +15,7 @@ import pytest
 
 from parallamr_mp.engine import spawning
 from parallamr_mp.engine.seat import ProcessSeat
-from parallamr_mp.engine.spawning import starting
+from parallamr_mp.engine.spawning import Thrift, starting
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its malloc")
@@ -106,20 +106,20 @@ def test_what_a_child_is_started_with_is_seen_by_nobody_else(monkeypatch, theirs
     else:
         monkeypatch.setenv("GLIBC_TUNABLES", theirs.decode())
     here = dict(os.environb)
-    at_start, *later = said(tell_environments, frugal=True, sharing=True)
+    at_start, *later = said(tell_environments, thrift=Thrift(shares=True))
     ours = b"glibc.malloc.tcache_max=512"
     # The last that glibc is told holds, and that is the user's.
     assert at_start == (ours if theirs is None else ours + b":" + theirs)
     assert later == [theirs, theirs]
     assert os.environb == here
-    assert said(tell_environments) == said(tell_environments, frugal=True) == [theirs] * 3
+    assert said(tell_environments) == said(tell_environments, thrift=Thrift()) == [theirs] * 3
 
 
 @LINUX
 @GLIBC
 def test_what_a_thread_has_freed_is_there_for_all_threads():
     """Else each keeps some 170 KiB of these sizes."""
-    assert said(tell_what_stays, 40, frugal=True, sharing=True) < 24 * 1024
+    assert said(tell_what_stays, 40, thrift=Thrift(shares=True)) < 24 * 1024
 
 
 def test_a_child_has_no_tracker_until_it_needs_one(tmp_path):
@@ -127,8 +127,8 @@ def test_a_child_has_no_tracker_until_it_needs_one(tmp_path):
     script.write_text(
         "import sys\n"
         f"sys.path[:0] = {sys.path!r}\n"
-        "from engine.test_spawning import count_relatives, said\n"
-        "print(said(count_relatives, frugal=True))\n"
+        "from engine.test_spawning import Thrift, count_relatives, said\n"
+        "print(said(count_relatives, thrift=Thrift()))\n"
     )
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
@@ -149,7 +149,7 @@ def test_who_starts_a_process_meanwhile_starts_it_as_ever(monkeypatch):
         for end in ends:
             os.close(end)
 
-    with starting(frugal=True, sharing=True):
+    with starting(Thrift(shares=True)):
         other = threading.Thread(target=look)
         other.start()
         other.join()
@@ -165,6 +165,6 @@ def test_a_child_that_cannot_be_started_is_an_error_and_leaves_nothing(monkeypat
     monkeypatch.setattr(spawning.subprocess, "Popen", refuse)
     before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else None
     with pytest.raises(EngineError, match="Cannot allocate memory"):
-        ProcessSeat(count_relatives, (), name="the actor", frugal=True, sharing=True)
+        ProcessSeat(count_relatives, (), name="the actor", thrift=Thrift(shares=True))
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) <= before + 2

@@ -13,4 +13,4 @@ class Telling(Asker):
     def __call__(self, task, attempt, route):
         result = super().__call__(task, attempt, route)
         assert result.status == "ok", result
-        return sorted(sys.modules)
+        return sorted(name for name, module in sys.modules.items() if module is not None)
