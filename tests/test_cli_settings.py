@@ -74,6 +74,16 @@ def test_every_option_can_be_set_in_the_environment(place, server):
     assert len(place.rows("other.csv")) == 2
 
 
+def test_a_mistyped_variable_is_not_ignored_and_one_of_somebody_else_is(place, server):
+    place.questions(1)
+    done = place.run("-o", "results.csv", PARALLAMR_THREDS="2")
+    assert done.code == 2
+    assert "PARALLAMR_THREDS: there is no such option" in done.stderr
+    assert "PARALLAMR_THREADS?" in done.stderr
+    assert not server.requests
+    assert place.run("-o", "results.csv", PARALLAMR_HOME="/opt").code == 0
+
+
 def test_a_quiet_run_says_nothing(place):
     place.questions(3)
     done = place.run("-o", "results.csv", "-q", "-v")

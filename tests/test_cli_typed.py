@@ -58,5 +58,5 @@ def test_a_mirror_of_another_kind_is_a_usage_error_that_names_its_option(name):
     with pytest.raises(typer.BadParameter) as caught:
         main(run, **{name.upper(): text})
     assert caught.value.message == said
-    assert option.flag in caught.value.format_message()
+    assert f"{option.mirror} ({option.flag})" in caught.value.format_message()
     assert caught.value.exit_code == 2

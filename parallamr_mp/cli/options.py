@@ -59,6 +59,10 @@ _TYPES: dict[Kind, Any] = {
 REPEATABLE = {Kind.FILES, Kind.PARAMS, Kind.COUNTS, Kind.RATES, Kind.PRICES, Kind.ENDPOINTS}
 
 
+MIRRORS = "PARALLAMR_"
+"""How the variables begin that options can be set by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option. `names` are its forms, the long one first."""
@@ -87,7 +91,7 @@ class Option:
     @property
     def mirror(self) -> str:
         """`PARALLAMR_MAX_WAIT`."""
-        return f"PARALLAMR_{self.name.upper()}"
+        return f"{MIRRORS}{self.name.upper()}"
 
     def annotation(self) -> Any:
         """The type of the parameter, as Typer reads it."""

@@ -12,13 +12,16 @@ import typer
 
 from parallamr_mp.cli import values
 from parallamr_mp.cli.config_file import ConfigFile, read_config
-from parallamr_mp.cli.options import ALIASES, BY_NAME, REPEATABLE, Kind
+from parallamr_mp.cli.options import ALIASES, BY_NAME, MIRRORS, OPTIONS, REPEATABLE, Kind
 from parallamr_mp.config import EndpointSpec
 from parallamr_mp.errors import BadInput
 from parallamr_mp.fleet import parse_endpoint
 from parallamr_mp.providers.registry import known_providers
 
 T = TypeVar("T")
+
+_NEAR = 0.9
+"""How alike two names are of which one is the other, mistyped: 1 is the same."""
 
 
 class Layer(enum.IntEnum):
@@ -62,6 +65,7 @@ class Settings:
         self._origins: dict[str, Origin] = {}
         self._repeated: dict[str, list[tuple[Origin, Any]]] = {}
         """Of repeatable options: everything that is said, weakest source first."""
+        _check_mirrors(os.environ)
         file = read_config(given["config"])
         self.config_file = file.path if file is not None else None
         for name, value in given.items():
@@ -148,6 +152,19 @@ class Settings:
                 those.clear()
             those.append((spec, origin))
         return found
+
+
+def _check_mirrors(environment: Mapping[str, str]) -> None:
+    """Raises `BadInput` for a variable that was meant to be an option's mirror. Others may begin alike."""
+    mirrors = {option.mirror for option in OPTIONS}
+    for name in environment:
+        if name.startswith(MIRRORS) and name not in mirrors:
+            from difflib import get_close_matches  # noqa: PLC0415 - hardly ever needed
+
+            if near := get_close_matches(name, mirrors, 1, _NEAR):
+                raise BadInput(
+                    f"{name}: there is no such option", hint=f"Did you mean {near[0]}? Else unset {name}."
+                )
 
 
 def _said(name: str, typed: list[str] | None, file: ConfigFile | None) -> list[tuple[Origin, Any]]:

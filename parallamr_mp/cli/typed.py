@@ -31,7 +31,13 @@ class OptionsCommand(LeanCommand):
 
         def process(context: Any, value: Any) -> Any:
             if isinstance(value, str) and not isinstance(value, Display):
-                return read(value)
+                try:
+                    return read(value)
+                except typer.BadParameter as error:
+                    source = context.get_parameter_source(parameter.name)
+                    if source is not None and source.name == "ENVIRONMENT":
+                        error.param_hint = f"{option.mirror} ({option.flag})"
+                    raise
             if value is None:
                 return () if parameter.multiple else None
             if isinstance(value, bool | int | float | list | tuple | Display):
