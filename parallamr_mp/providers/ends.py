@@ -1,4 +1,4 @@
-"""The two functions by which a connection is written to and read from, with as little Python as can be.
+"""The functions by which a connection is written to and read from, with as little Python as can be.
 
 An `SSLSocket` goes through eight functions of Python to send and to receive,
 each of which asks anew whether the socket is still open and still one of TLS.
@@ -21,6 +21,8 @@ class Ends(NamedTuple):
     """All of it."""
     recv: Callable[[int], bytes]
     """At most so many bytes; none: the end."""
+    pending: Callable[[], int] = int
+    """Bytes that TLS has taken in and nobody has read: the system knows nothing of them. Else 0."""
 
 
 def ends_of(connected: Any) -> Ends:
@@ -28,7 +30,7 @@ def ends_of(connected: Any) -> Ends:
     # Only the very class: what is derived from it may do more with the bytes.
     tls = getattr(connected, "_sslobj", None) if type(connected) is ssl.SSLSocket else None
     if tls is None:
-        return Ends(connected.sendall, connected.recv)
+        return Ends(connected.sendall, connected.recv, _pending_of(connected))
     write, read, ragged = tls.write, tls.read, connected.suppress_ragged_eofs
 
     def send(data: bytes) -> None:
@@ -46,4 +48,13 @@ def ends_of(connected: Any) -> Ends:
             raise
         return found
 
-    return Ends(send, recv)
+    return Ends(send, recv, tls.pending)
+
+
+def _pending_of(connected: Any) -> Callable[[], int]:
+    if isinstance(connected, ssl.SSLSocket):
+        return connected.pending
+    if (tls := getattr(connected, "sslobj", None)) is None:
+        return int
+    # urllib3's TLS within TLS, which reads ahead.
+    return lambda: tls.pending() + connected.incoming.pending

@@ -62,17 +62,19 @@ def head_of(method: str, target: str, headers: Mapping[str, str], pool: HTTPConn
 
 
 class AnswerReader:
-    """Reads one answer, whole, and the interim ones before it. `recv` as a socket's.
+    """Reads one answer, whole, and the interim ones before it. `recv` and `pending` as `Ends` has them.
 
     For one thread, and one use. `read` raises `http.client.HTTPException` for
     what breaks off or is no HTTP, and whatever `recv` does. From then on
     `begun` tells whether a byte had come, and `status` and `headers` what had.
     """
 
-    __slots__ = ("_recv", "begun", "headers", "reusable", "status")
+    __slots__ = ("_full", "_pending", "_recv", "begun", "headers", "reusable", "status")
 
-    def __init__(self, recv: Callable[[int], bytes]) -> None:
-        self._recv = recv
+    def __init__(self, recv: Callable[[int], bytes], pending: Callable[[], int] = int) -> None:
+        self._recv, self._pending = recv, pending
+        self._full = False
+        """The last read has brought all that it asked for: there may be more."""
         self.begun = False
         self.status = 0
         self.headers = _NONE
@@ -85,6 +87,7 @@ class AnswerReader:
         if not data:
             raise http.client.RemoteDisconnected("Remote end closed connection without response")
         self.begun = True
+        self._full = len(data) == _AT_ONCE
         data, is_old = self._head(data)
         # Any number of 1xx may come before the answer (RFC 9110, 15.2). After 101 there is no HTTP.
         while self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
@@ -106,8 +109,9 @@ class AnswerReader:
             content, data = self._sized(data, size)
         wish = field("connection", "keep-alive" if not is_old else "close")
         keeps = "close" not in wish and (not is_old or "keep-alive" in wish)
-        # Bytes behind the answer belong to nothing that was asked.
-        self.reusable = keeps and not data
+        # Bytes behind the answer belong to nothing that was asked. TLS is not asked for each
+        # answer whether it keeps some: that would let go of the interpreter's lock.
+        self.reusable = keeps and not data and not (self._full and self._pending())
         return self._decoded(content) if field("content-encoding") else content
 
     def _head(self, data: bytes) -> tuple[bytes, bool]:
@@ -120,6 +124,7 @@ class AnswerReader:
             more = self._recv(_AT_ONCE)
             if not more:
                 break
+            self._full = len(more) == _AT_ONCE
             data += more
         line = _STATUS_LINE.match(data)
         if line is None:
@@ -139,14 +144,14 @@ class AnswerReader:
         data = self._recv(size)
         if not data:
             raise http.client.IncompleteRead(b"")
+        self._full = len(data) == size
         return data
 
     def _sized(self, data: bytes, size: int) -> tuple[bytes, bytes]:
         pieces = [data]
         missing = size - len(data)
         while missing > 0:
-            # One byte more than there should be: TLS would keep it where nobody who looks for
-            # bytes that nobody asked for can see it.
+            # One byte more than there should be: TLS, which may keep it, need not be asked.
             pieces.append(data := self._more(min(missing + 1, _AT_MOST)))
             missing -= len(data)
         data = b"".join(pieces)

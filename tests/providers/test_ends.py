@@ -55,14 +55,14 @@ def test_what_is_sent_arrives_whole_however_long_it_is(pair):
 
 def test_what_comes_is_received_up_to_the_size_asked_for(pair):
     client, server = pair
-    _, recv = ends_of(client)
+    recv = ends_of(client).recv
     server.sendall(b"0123456789")
     assert [recv(4), recv(4), recv(4)] == [b"0123", b"4567", b"89"]
 
 
 def test_an_end_is_no_bytes_announced_or_not(pair):
     client, server = pair
-    _, recv = ends_of(client)
+    recv = ends_of(client).recv
     server.sendall(b"last")
     socket.socket.shutdown(server, socket.SHUT_RDWR)  # without TLS's own word for it
     assert recv(10) == b"last"
@@ -71,7 +71,7 @@ def test_an_end_is_no_bytes_announced_or_not(pair):
 
 def test_an_end_that_tls_announces_is_one_too(pair):
     client, server = pair
-    _, recv = ends_of(client)
+    recv = ends_of(client).recv
     with ThreadPoolExecutor(1) as other:
         if isinstance(server, ssl.SSLSocket):
             other.submit(server.unwrap)
@@ -85,7 +85,7 @@ def test_an_end_that_tls_announces_is_one_too(pair):
 def test_an_end_that_was_not_to_be_overlooked_is_an_error(pair):
     client, server = pair
     client.suppress_ragged_eofs = False
-    _, recv = ends_of(client)
+    recv = ends_of(client).recv
     socket.socket.shutdown(server, socket.SHUT_RDWR)
     with pytest.raises(ssl.SSLEOFError):
         recv(10)
@@ -94,7 +94,7 @@ def test_an_end_that_was_not_to_be_overlooked_is_an_error(pair):
 @pytest.mark.parametrize("pair", ["tls"], indirect=True)
 def test_what_is_no_tls_is_an_error_and_no_end(pair):
     client, server = pair
-    _, recv = ends_of(client)
+    recv = ends_of(client).recv
     socket.socket.send(server, b"HTTP/1.1 200 OK\r\n\r\n")
     with pytest.raises(ssl.SSLError):
         recv(10)

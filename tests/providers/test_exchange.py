@@ -89,7 +89,7 @@ def sent(monkeypatch) -> list[bytes]:
     calls: list[bytes] = []
 
     def noting(connected):
-        send, recv = ends_of(connected)
+        send, recv, _ = ends_of(connected)
         return Ends(lambda data: (calls.append(data), send(data)), recv)
 
     monkeypatch.setattr(watched, "ends_of", noting)
@@ -244,14 +244,32 @@ def test_after_101_the_connection_is_not_used_again(warm):
     assert server.connections == 2
 
 
-@pytest.mark.parametrize("size", [5, 20_000], ids=["in_one_piece", "beyond_a_TLS_record"])
-def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm, size):
+@pytest.mark.parametrize("stray", [b"\r\n", None], ids=["a_line_break", "an_answer"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
+@pytest.mark.parametrize("total", [300, *range(2047, 2050), 4096, 20_000])
+def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm, total, chunked, stray):
+    """However much of it is read at once, and wherever TLS keeps what comes behind it."""
     server, client = warm
-    content = b'"%b"' % (b"1" * (size - 2))
-    twice = head(200, size, {}) + content
-    server.behave(lambda _: Raw(twice + twice) if len(server.requests) == 2 else None)
+    content, answer = answer_of(total, chunked=chunked)
+    server.behave(
+        lambda _: Raw(answer + (answer if stray is None else stray)) if len(server.requests) == 2 else None
+    )
     assert chat(client).content == content
     assert b"echo: two" in chat(client, BODY.replace(b"hello", b"two")).content
+
+
+def answer_of(total: int, *, chunked: bool) -> tuple[bytes, bytes]:
+    """A body, and the answer that has it and is as long as that."""
+    for size in range(total - 30, 0, -1):
+        body = b'"%b"' % (b"1" * (size - 2))
+        if chunked:
+            first = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            answer = first + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
+        else:
+            answer = head(200, size, {}) + body
+        if len(answer) == total:
+            return body, answer
+    raise ValueError(total)
 
 
 def test_an_early_refusal_of_a_long_body_is_read(warm):
