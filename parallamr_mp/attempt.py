@@ -9,23 +9,18 @@ import contextlib
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from parallamr_mp.answered import AttemptSpec, RowResult, RowTask, answered, unanswered
 from parallamr_mp.errors import OutputError, ProviderError
 from parallamr_mp.models import ChatRequest, Inputs, Unsaved
 from parallamr_mp.prompts import Template
 from parallamr_mp.providers.base import Provider, ProviderSettings
-from parallamr_mp.providers.registry import build_provider, wants_session
+from parallamr_mp.providers.registry import build_provider, session_for
 from parallamr_mp.providers.secrets import environment_secrets, redactor, route_secrets
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.rescue_file import RescueFile
-
-if TYPE_CHECKING:
-    import requests
 
 
 class Asker:
@@ -113,8 +108,8 @@ class Asker:
                 if provider is None:
                     if secrets := route_secrets([route]) - self._secrets:
                         self._hides[route] = redactor(self._secrets | secrets)
-                    if self._session is None and wants_session(name):
-                        self._session = _session(self._spec.threads)
+                    if self._session is None:
+                        self._session = session_for(name, self._spec.threads, os.environ)
                     settings = ProviderSettings(
                         self._spec.timeout, self._session, self._spec.threads, base_url=route or None
                     )
@@ -124,15 +119,6 @@ class Asker:
     def close(self) -> None:
         if self._own_session and self._session is not None:
             self._session.close()
-
-
-def _session(threads: int) -> requests.Session:
-    with warnings.catch_warnings():
-        # A worker is told to do without what `requests` misses: see `registry.UNUSED`.
-        warnings.filterwarnings("ignore", "Unable to find acceptable character detection")
-        # A worker whose providers need no session saves what it takes to load all that.
-        from parallamr_mp.providers.http import make_session  # noqa: PLC0415
-    return make_session(threads, os.environ)
 
 
 @lru_cache(maxsize=256)

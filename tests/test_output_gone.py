@@ -10,6 +10,7 @@ import pytest
 from support.behaviours import answer, stall
 from support.cli import SCRIPT, Place, read_rows, run_cli
 from support.dispatching import Results, jobs, run
+from support.running import wait_until
 
 from parallamr_mp.errors import OutputError
 
@@ -75,6 +76,7 @@ def test_requests_in_flight_when_the_output_goes_are_finished_and_kept(place, se
     server.behave(lambda request: stall() if int(request.experiment) > 4 else answer())
     with place.start("-o", "out/results.csv", *FEW) as process:
         server.wait_until(lambda: server.in_flight == 8)
+        wait_until(lambda: len(place.rows("out/results.csv")) == 4)
         shutil.rmtree(place.folder / "out")
         server.behave(answer())
         server.release_all()
@@ -100,6 +102,7 @@ def test_answers_in_the_temporary_folder_are_found_when_that_is_another_by_then(
     server.behave(lambda request: stall() if int(request.experiment) > 4 else answer())
     with place.start("-o", "out/results.csv", *FEW, TMPDIR="/tmp") as process:
         server.wait_until(lambda: server.in_flight == 8)
+        wait_until(lambda: len(place.rows("out/results.csv")) == 4)
         shutil.rmtree(place.folder / "out")
         server.behave(answer())
         server.release_all()

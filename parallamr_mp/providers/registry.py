@@ -7,12 +7,16 @@ A plug-in declares a `ProviderFactory` as an entry point of the group
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, cast
 
 from parallamr_mp.errors import BadInput, ParallamrError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from importlib.metadata import EntryPoint
+
+    import requests
 
     from parallamr_mp.providers.base import Provider, ProviderFactory, ProviderSettings
 
@@ -49,9 +53,19 @@ def is_built_in(name: str) -> bool:
     return name in _BUILT_IN
 
 
-def wants_session(name: str) -> bool:
-    """Whether the provider may use the session it is given: all may, but for the mock."""
-    return name != "mock"
+def session_for(name: str, threads: int, env: Mapping[str, str]) -> requests.Session | None:
+    """A session for this and other providers, where it may have a use for one: all may, but for the mock.
+
+    As `make_session`, which is not imported before: it takes half of what a
+    worker loads, in time and in memory.
+    """
+    if name == "mock":
+        return None
+    with warnings.catch_warnings():
+        # A process may have been told to do without what `requests` misses: see `UNUSED`.
+        warnings.filterwarnings("ignore", "Unable to find acceptable character detection")
+        from parallamr_mp.providers.transport import make_session  # noqa: PLC0415
+    return make_session(threads, env)
 
 
 def build_provider(name: str, settings: ProviderSettings) -> Provider:
