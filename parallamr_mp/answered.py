@@ -48,6 +48,8 @@ class AttemptSpec:
     """Where a worker whose parent has died saves its answers: see `RescueFile`."""
     excel_safe: bool = False
     """Cells that a spreadsheet would run are guarded."""
+    asked: tuple[str, ...] = ()
+    """The providers to be built: what they need is loaded before the first row, which others would overtake."""
 
 
 @crossing("inputs", "earlier")

@@ -33,6 +33,9 @@ class Asker:
         """Those of rows without texts of their own: not looked up for each."""
         self._session = spec.session
         self._own_session = spec.session is None
+        for name in spec.asked:
+            if self._session is None:
+                self._session = session_for(name, spec.threads, os.environ)
         # Two threads must not build the same provider, nor two sessions.
         self._lock = threading.Lock()
         self._rescue = RescueFile(spec.rescue, columns_for(spec.columns))

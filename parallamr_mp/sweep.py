@@ -307,6 +307,7 @@ def _spec(run: _Run) -> AttemptSpec:
         session=injected.session,
         rescue=plan.outputs.rescue_places(),
         excel_safe=config.excel_safe,
+        asked=() if injected.providers is not None else tuple(run.providers),
     )
 
 

@@ -14,7 +14,9 @@ from support.cli import Place, environment, run_cli
 from support.telling_worker import Telling
 from support.telling_writer import write_and_tell
 
+from parallamr_mp import attempt
 from parallamr_mp.answered import AttemptSpec, RowTask
+from parallamr_mp.attempt import Asker
 from parallamr_mp.engine.messages import Ack, Append, CloseOutputs, Lease, OpenOutput, Outcome, Stop
 from parallamr_mp.engine.seat import ProcessSeat
 from parallamr_mp.engine.spawning import Thrift
@@ -171,6 +173,14 @@ def test_a_worker_that_needs_no_http_has_loaded_none(bare):
     assert foreign(loaded - bare) == {"orjson"}
     assert "ssl" not in loaded - bare
     assert ours(loaded) - {"providers.mock"} < {*EVERY_CHILD, *WORKER} - {"providers.http"}
+
+
+def test_a_session_is_made_before_the_first_row(monkeypatch):
+    """Else the rows that a worker has taken would wait for that, and others overtake them."""
+    made = []
+    monkeypatch.setattr(attempt, "session_for", lambda name, *_: made.append(name))
+    Asker(AttemptSpec((), Inputs("Hello"), 20.0, 1, asked=("mock", "openai")))
+    assert made == ["mock", "openai"]
 
 
 def test_the_writer_has_loaded_nothing_else(bare, tmp_path):
