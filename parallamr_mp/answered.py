@@ -49,7 +49,7 @@ class AttemptSpec:
     excel_safe: bool = False
     """Cells that a spreadsheet would run are guarded."""
     asked: tuple[str, ...] = ()
-    """The providers to be built: what they need is loaded before the first row, which others would overtake."""
+    """The providers to be built: what they need is loaded before the first row, lest others overtake it."""
 
 
 @crossing("inputs", "earlier")
