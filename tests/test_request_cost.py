@@ -5,9 +5,11 @@ All threads of a worker share one interpreter lock, so what one of them computes
 
 from __future__ import annotations
 
+import itertools
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,7 @@ import trustme
 from support.behaviours import answer
 from support.server import FakeServer
 
+from parallamr_mp import text
 from parallamr_mp.answered import AttemptSpec, RowTask
 from parallamr_mp.attempt import Asker
 from parallamr_mp.models import Inputs
@@ -60,6 +63,8 @@ def asking(server, monkeypatch) -> Iterator[Callable[..., Asker]]:
     monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
     monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
+    # Once a second its text is made anew: that is not a request's.
+    monkeypatch.setattr(text, "time", SimpleNamespace(time_ns=itertools.repeat(10**18).__next__))
     with ExitStack() as made:
 
         def make(columns: tuple[str, ...] = COLUMNS, inputs: Inputs = INPUTS) -> Asker:
