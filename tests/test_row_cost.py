@@ -6,10 +6,12 @@ Channels are left out: here, seats take and bring messages as they are.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 import pytest
+import tqdm
 
 from parallamr_mp import crew, events
 from parallamr_mp.answered import RowResult
@@ -93,15 +95,20 @@ def calls(monkeypatch, tmp_path):
     class Counted(crew.Dispatcher):
         def run(self):
             before = sys.getprofile()
+            gc.collect()  # what other tests have left says its last words now, or when these are over
+            gc.disable()
             sys.setprofile(note)
             try:
                 return super().run()
             finally:
                 sys.setprofile(before)
+                gc.enable()
 
     monkeypatch.setattr(crew, "Dispatcher", Counted)
     monkeypatch.setattr(crew, "ProcessSeat", QuickSeat)
-    monkeypatch.setattr(dispatcher, "_PULSE", 60.0)  # what is done ten times a second is not a row's
+    # What is done ten times a second is not a row's.
+    monkeypatch.setattr(dispatcher, "_PULSE", 60.0)
+    monkeypatch.setattr(tqdm.std, "time", lambda: 0.0)
     (tmp_path / "prompt.txt").write_text("Explain {{topic}}.")
 
     def run(rows, columns, config):
@@ -157,5 +164,5 @@ def test_limits_that_leave_room_take_few_calls_more(calls):
 
 def test_more_columns_take_no_more_calls(calls):
     few, many = calls(columns=0), calls(columns=50)
-    # The file has more blocks to be decoded, each for some hundred cells; and a bar is drawn by the clock.
-    assert many == pytest.approx(few, abs=2)
+    # The file has more blocks to be decoded, each for some hundred cells.
+    assert many == pytest.approx(few, abs=0.5)
