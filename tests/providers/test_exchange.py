@@ -246,7 +246,7 @@ def test_after_101_the_connection_is_not_used_again(warm):
 
 @pytest.mark.parametrize("stray", [b"\r\n", None], ids=["a_line_break", "an_answer"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
-@pytest.mark.parametrize("total", [300, *range(2047, 2050), 4096, 20_000])
+@pytest.mark.parametrize("total", [75, 300, *range(2047, 2050), 4096, 20_074])
 def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm, total, chunked, stray):
     """However much of it is read at once, and wherever TLS keeps what comes behind it."""
     server, client = warm
