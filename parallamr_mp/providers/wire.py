@@ -83,15 +83,10 @@ class AnswerReader:
 
     def read(self) -> bytes:
         """The body, decoded where it has a content encoding."""
-        data = self._recv(_AT_ONCE)
-        if not data:
-            raise http.client.RemoteDisconnected("Remote end closed connection without response")
-        self.begun = True
-        self._full = len(data) == _AT_ONCE
-        data, is_old = self._head(data)
+        data, is_old = self._head(b"")
         # Any number of 1xx may come before the answer (RFC 9110, 15.2). After 101 there is no HTTP.
         while self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
-            data, is_old = self._head(data or self._more())
+            data, is_old = self._head(data)
         if self.status < 200:
             return b""
         found = _FRAMING.findall(self.headers.lowered)
@@ -115,7 +110,10 @@ class AnswerReader:
         return self._decoded(content) if field("content-encoding") else content
 
     def _head(self, data: bytes) -> tuple[bytes, bool]:
-        """Takes status and headers off `data`; returns what follows, and whether that is before HTTP/1.1."""
+        """Takes status and headers off `data` and what comes.
+
+        Returns what follows them, and whether they are of before HTTP/1.1.
+        """
         while (end := _END_OF_HEAD.search(data)) is None:
             if len(data) > _AT_MOST:
                 raise http.client.LineTooLong("header line")
@@ -123,7 +121,12 @@ class AnswerReader:
                 break
             more = self._recv(_AT_ONCE)
             if not more:
-                break
+                if data:
+                    break
+                if self.begun:
+                    raise http.client.IncompleteRead(b"")
+                raise http.client.RemoteDisconnected("Remote end closed connection without response")
+            self.begun = True
             self._full = len(more) == _AT_ONCE
             data += more
         line = _STATUS_LINE.match(data)
