@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from parallamr_mp.answered import AttemptSpec, RowResult, RowTask, answered, unanswered
 from parallamr_mp.errors import OutputError, ProviderError
@@ -21,6 +22,9 @@ from parallamr_mp.providers.registry import build_provider, session_for
 from parallamr_mp.providers.secrets import environment_secrets, redactor, route_secrets
 from parallamr_mp.results.records import columns_for
 from parallamr_mp.results.rescue_file import RescueFile
+
+if TYPE_CHECKING:
+    import requests
 
 
 class Asker:
@@ -34,8 +38,7 @@ class Asker:
         self._session = spec.session
         self._own_session = spec.session is None
         for name in spec.asked:
-            if self._session is None:
-                self._session = session_for(name, spec.threads, os.environ)
+            self._session_for(name)
         # Two threads must not build the same provider, nor two sessions.
         self._lock = threading.Lock()
         self._rescue = RescueFile(spec.rescue, columns_for(spec.columns))
@@ -111,13 +114,16 @@ class Asker:
                 if provider is None:
                     if secrets := route_secrets([route]) - self._secrets:
                         self._hides[route] = redactor(self._secrets | secrets)
-                    if self._session is None:
-                        self._session = session_for(name, self._spec.threads, os.environ)
-                    settings = ProviderSettings(
-                        self._spec.timeout, self._session, self._spec.threads, base_url=route or None
-                    )
+                    session, spec = self._session_for(name), self._spec
+                    settings = ProviderSettings(spec.timeout, session, spec.threads, base_url=route or None)
                     provider = self._providers[name, route] = build_provider(name, settings)
         return provider
+
+    def _session_for(self, provider: str) -> requests.Session | None:
+        """The one session of this process, made for the first provider that may have a use for it."""
+        if self._session is None:
+            self._session = session_for(provider, self._spec.threads, os.environ)
+        return self._session
 
     def close(self) -> None:
         if self._own_session and self._session is not None:

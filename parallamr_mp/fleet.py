@@ -21,7 +21,7 @@ from dataclasses import fields
 from parallamr_mp.config import EndpointSpec, RunConfig
 from parallamr_mp.errors import BadInput
 from parallamr_mp.providers.endpoints import parse_base_url, split_base_urls
-from parallamr_mp.providers.registry import BASE_URL_VARIABLES
+from parallamr_mp.providers.registry import BASE_URL_VARIABLES, PLACELESS
 from parallamr_mp.providers.secrets import route_secrets
 from parallamr_mp.text import count, one_line
 
@@ -30,8 +30,6 @@ LOOK_SECONDS = 1.0
 _GONE_SECONDS = 30.0
 """A file that is missing or unreadable for longer than that is told of."""
 _LARGEST = 1 << 20
-_PLACELESS = frozenset({"mock"})
-"""Providers that ask no server: for these there is no endpoint to wait for."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kM]?)", re.IGNORECASE | re.ASCII)
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6}
@@ -151,7 +149,7 @@ class Fleet:
                 return self._given[provider]
             if provider not in self._default:  # now, for it may count once the file names somebody else
                 self._default[provider] = self._from_environment(provider)
-            if self._file is not None and not self._named and provider not in _PLACELESS:
+            if self._file is not None and not self._named and provider not in PLACELESS:
                 return ()
             return self._default[provider]
         return (EndpointSpec(provider, ""),)

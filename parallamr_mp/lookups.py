@@ -20,13 +20,12 @@ from parallamr_mp.models import ChatRequest, Reply
 from parallamr_mp.policy.cost import FREE
 from parallamr_mp.prices import PriceTable, Terms, load_table, may_be_listed, table_installed
 from parallamr_mp.providers.base import ModelCatalogue, PriceList, Provider, ProviderSettings, is_free
-from parallamr_mp.providers.registry import build_provider
+from parallamr_mp.providers.registry import build_provider, is_built_in
 from parallamr_mp.tariff import Price
 
 Model = tuple[str, str]
 """Provider and model."""
 
-_BUILT_IN = ("mock", "ollama", "openai", "openrouter")
 _SCOUTS = 4
 """So many endpoints of a provider are asked side by side: some may not have started yet."""
 _NOWHERE = "http://nowhere.invalid"
@@ -138,7 +137,7 @@ def _bases(provider: Provider) -> list[str]:
 
 def _may_list(name: str, bases: Mapping[str, Sequence[str]]) -> bool:
     """Of one's own servers no table knows anything: their runs are not kept waiting for it."""
-    return any(map(may_be_listed, bases[name])) if bases[name] else name not in _BUILT_IN
+    return any(map(may_be_listed, bases[name])) if bases[name] else not is_built_in(name)
 
 
 def ask_servers(

@@ -31,10 +31,13 @@ _BUILT_IN = {
     "ollama": ("parallamr_mp.providers.ollama", "OllamaProvider"),
 }
 
+PLACELESS = frozenset({"mock"})
+"""Providers that ask no server: for these there is no endpoint to wait for, and no session to make."""
 
 UNUSED = ("chardet", "charset_normalizer")
 """Modules that built-in providers have no use for: `requests` guesses by them what a text without a declared
 encoding is in, and does without them from 2.32 on. JSON is UTF-8 (RFC 8259, 8.1)."""
+
 BASE_URL_VARIABLES = {
     "openai": "OPENAI_BASE_URL",
     "openrouter": "OPENROUTER_BASE_URL",
@@ -54,12 +57,12 @@ def is_built_in(name: str) -> bool:
 
 
 def session_for(name: str, threads: int, env: Mapping[str, str]) -> requests.Session | None:
-    """A session for this and other providers, where it may have a use for one: all may, but for the mock.
+    """A session for this and other providers, where it may have a use for one: see `PLACELESS`.
 
     As `make_session`, which is not imported before: it takes half of what a
     worker loads, in time and in memory.
     """
-    if name == "mock":
+    if name in PLACELESS:
         return None
     with warnings.catch_warnings():
         # A process may have been told to do without what `requests` misses: see `UNUSED`.
