@@ -1,4 +1,4 @@
-"""Words for people: one line, numbers with their nouns, sums, and times."""
+"""Words for people: one line, numbers with their nouns, sums, times, names that were mistyped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -35,6 +39,13 @@ def usd(amount: float) -> str:
     """A sum in USD with the digits that matter: `1,234.50`, `1.2300`, `0.000012`; without a sign or name."""
     places = 2 if amount >= 100 else 4 if amount >= 0.01 or not amount else 6
     return f"{amount:,.{places}f}"
+
+
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """Which of the known names was meant by one that is mistyped, if any; `alike` from 0 to 1, the same."""
+    from difflib import get_close_matches  # noqa: PLC0415 - hardly ever needed
+
+    return next(iter(get_close_matches(name, list(known), 1, alike)), None)
 
 
 def utc(seconds: float | None = None) -> str:

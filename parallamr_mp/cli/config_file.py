@@ -19,7 +19,6 @@ not need: a name that is spelt wrong would otherwise go unnoticed.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -34,6 +33,7 @@ from parallamr_mp.fleet import parse_endpoint
 from parallamr_mp.providers.endpoints import query_secrets, url_secrets
 from parallamr_mp.providers.registry import BASE_URL_VARIABLES, known_providers
 from parallamr_mp.tariff import Price
+from parallamr_mp.text import nearest
 
 DEFAULT_FILE = "parallamr.toml"
 
@@ -282,8 +282,8 @@ class _Reader:
             raise BadInput(
                 f"{key}: can only be given on the command line or in the environment", file=self._found.path
             )
-        near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}."
+        near = nearest(name.replace("_", "-"), known)
+        hint = f"Did you mean {near}?" if near else f"Known: {', '.join(sorted(known))}."
         raise BadInput(f"{key}: {what}", file=self._found.path, hint=hint)
 
     def _refuse_secret(self, key: str) -> NoReturn:

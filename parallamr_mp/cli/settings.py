@@ -17,11 +17,12 @@ from parallamr_mp.config import EndpointSpec
 from parallamr_mp.errors import BadInput
 from parallamr_mp.fleet import parse_endpoint
 from parallamr_mp.providers.registry import known_providers
+from parallamr_mp.text import nearest
 
 T = TypeVar("T")
 
 _NEAR = 0.9
-"""How alike two names are of which one is the other, mistyped: 1 is the same."""
+"""How alike a variable's name and a mirror's are that this variable was meant to be: 1 is the same."""
 
 
 class Layer(enum.IntEnum):
@@ -158,13 +159,11 @@ def _check_mirrors(environment: Mapping[str, str]) -> None:
     """Raises `BadInput` for a variable that was meant to be an option's mirror. Others may begin alike."""
     mirrors = {option.mirror for option in OPTIONS}
     for name in environment:
-        if name.startswith(MIRRORS) and name not in mirrors:
-            from difflib import get_close_matches  # noqa: PLC0415 - hardly ever needed
-
-            if near := get_close_matches(name, mirrors, 1, _NEAR):
-                raise BadInput(
-                    f"{name}: there is no such option", hint=f"Did you mean {near[0]}? Else unset {name}."
-                )
+        if not name.startswith(MIRRORS) or name in mirrors:
+            continue
+        if near := nearest(name, mirrors, _NEAR):
+            hint = f"Did you mean {near}? Else unset {name}."
+            raise BadInput(f"{name}: there is no such option", hint=hint)
 
 
 def _said(name: str, typed: list[str] | None, file: ConfigFile | None) -> list[tuple[Origin, Any]]:
