@@ -8,6 +8,7 @@ Its owner knows.
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Ends(NamedTuple):
     """At most so many bytes; none: the end."""
     pending: Callable[[], int] = int
     """Bytes that TLS has taken in and nobody has read: the system knows nothing of them. Else 0."""
+    reads_ahead: bool = False
+    """There may be such after any read, and not only after one that has brought all that it asked for."""
 
 
 def ends_of(connected: Any) -> Ends:
@@ -30,7 +33,11 @@ def ends_of(connected: Any) -> Ends:
     # Only the very class: what is derived from it may do more with the bytes.
     tls = getattr(connected, "_sslobj", None) if type(connected) is ssl.SSLSocket else None
     if tls is None:
-        return Ends(connected.sendall, connected.recv, _pending_of(connected))
+        if isinstance(connected, ssl.SSLSocket):
+            return Ends(connected.sendall, connected.recv, connected.pending)
+        if (inner := getattr(connected, "sslobj", None)) is not None:
+            return Ends(connected.sendall, connected.recv, partial(_pending_within, connected, inner), True)
+        return Ends(connected.sendall, connected.recv)
     write, read, ragged = tls.write, tls.read, connected.suppress_ragged_eofs
 
     def send(data: bytes) -> None:
@@ -51,10 +58,9 @@ def ends_of(connected: Any) -> Ends:
     return Ends(send, recv, tls.pending)
 
 
-def _pending_of(connected: Any) -> Callable[[], int]:
-    if isinstance(connected, ssl.SSLSocket):
-        return connected.pending
-    if (tls := getattr(connected, "sslobj", None)) is None:
-        return int
-    # urllib3's TLS within TLS, which reads ahead.
-    return lambda: tls.pending() + connected.incoming.pending
+def _pending_within(connected: Any, inner: Any) -> int:
+    """Of urllib3's TLS within TLS, which takes in whatever the outer one has: in each of three places."""
+    outer = connected.socket
+    beyond: int = outer.pending() if isinstance(outer, ssl.SSLSocket) else 0
+    kept: int = inner.pending() + connected.incoming.pending
+    return kept + beyond

@@ -185,8 +185,8 @@ class DeadlineAdapter(HTTPAdapter):
             if connection.cut is None or connection.sock.gettimeout() is not None:
                 connection.watched()  # the last to use it was a `send` with limits of its own
             call = self._watchdog.begin(total, connection.cut)
-        send, recv, pending = connection.ends
-        reader = AnswerReader(recv, pending)
+        send, recv, pending, reads_ahead = connection.ends
+        reader = AnswerReader(recv, pending, reads_ahead)
         try:
             try:
                 head = prepared.head

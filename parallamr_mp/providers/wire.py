@@ -62,17 +62,19 @@ def head_of(method: str, target: str, headers: Mapping[str, str], pool: HTTPConn
 
 
 class AnswerReader:
-    """Reads one answer, whole, and the interim ones before it. `recv` and `pending` as `Ends` has them.
+    """Reads one answer, whole, and the interim ones before it. Its arguments are as `Ends` has them.
 
     For one thread, and one use. `read` raises `http.client.HTTPException` for
     what breaks off or is no HTTP, and whatever `recv` does. From then on
     `begun` tells whether a byte had come, and `status` and `headers` what had.
     """
 
-    __slots__ = ("_full", "_pending", "_recv", "begun", "headers", "reusable", "status")
+    __slots__ = ("_ahead", "_full", "_pending", "_recv", "begun", "headers", "reusable", "status")
 
-    def __init__(self, recv: Callable[[int], bytes], pending: Callable[[], int] = int) -> None:
-        self._recv, self._pending = recv, pending
+    def __init__(
+        self, recv: Callable[[int], bytes], pending: Callable[[], int] = int, reads_ahead: bool = False
+    ) -> None:
+        self._recv, self._pending, self._ahead = recv, pending, reads_ahead
         self._full = False
         """The last read has brought all that it asked for: there may be more."""
         self.begun = False
@@ -106,7 +108,7 @@ class AnswerReader:
         keeps = "close" not in wish and (not is_old or "keep-alive" in wish)
         # Bytes behind the answer belong to nothing that was asked. TLS is not asked for each
         # answer whether it keeps some: that would let go of the interpreter's lock.
-        self.reusable = keeps and not data and not (self._full and self._pending())
+        self.reusable = keeps and not data and not ((self._full or self._ahead) and self._pending())
         return self._decoded(content) if field("content-encoding") else content
 
     def _head(self, data: bytes) -> tuple[bytes, bool]:

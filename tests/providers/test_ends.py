@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from support.tunnels import TLSWithin
+from urllib3.util.ssltransport import SSLTransport
 
 from parallamr_mp.providers.ends import ends_of
 
@@ -111,3 +113,45 @@ def test_what_a_class_of_its_own_does_with_the_bytes_is_done():
     theirs = Shouting.__new__(Shouting)
     assert ends_of(theirs).recv(1) == b"own"
     assert ends_of(theirs).send == theirs.sendall
+
+
+class Derived(ssl.SSLSocket):
+    """Is none of ours to look into."""
+
+
+@pytest.mark.parametrize("pair", ["tls"], indirect=True)
+@pytest.mark.parametrize("kind", [ssl.SSLSocket, Derived])
+def test_what_tls_has_taken_in_is_told(pair, kind):
+    client, server = pair
+    client.__class__ = kind
+    ends = ends_of(client)
+    server.sendall(b"0123456789")
+    assert ends.recv(4) == b"0123"
+    assert (ends.pending(), ends.reads_ahead) == (6, False)
+
+
+@pytest.mark.parametrize("pair", ["plain", "tls"], indirect=True)
+def test_what_tls_within_tls_has_taken_in_is_told_wherever_it_is(pair):
+    client, server = pair
+    ca = trustme.CA()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    ca.configure_trust(ours)
+    with ThreadPoolExecutor(1) as other:
+        shaken = other.submit(TLSWithin, server, theirs)
+        within = SSLTransport(client, ours, server_hostname="localhost")
+        inner = shaken.result()
+    ends = ends_of(within)
+    inner.send(b"first")
+    assert ends.recv(100) == b"first"
+    assert (ends.pending(), ends.reads_ahead) == (0, True)
+    inner.send(b"second", b"third")
+    assert ends.recv(100) == b"second"
+    assert ends.pending() > 0
+    assert ends.recv(100) == b"third"
+    assert ends.pending() == 0
+    if isinstance(server, ssl.SSLSocket):
+        inner.send(bytes(16_000), bytes(16_000))  # in two records of the outer TLS, of which one is read
+        assert len(ends.recv(16_000)) == 16_000
+        assert ends.pending() > 0

@@ -30,7 +30,7 @@ from support.server import FakeServer
 
 from parallamr_mp.errors import ProviderError
 from parallamr_mp.providers import watched
-from parallamr_mp.providers.ends import Ends, ends_of
+from parallamr_mp.providers.ends import ends_of
 from parallamr_mp.providers.exchange import Headers
 from parallamr_mp.providers.http import HttpClient, make_session
 from parallamr_mp.providers.wire import AnswerReader
@@ -38,6 +38,7 @@ from parallamr_mp.providers.wire import AnswerReader
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BODY = b'{"model": "fake-small", "messages": [{"role": "user", "content": "hello"}]}'
 
 
@@ -47,8 +48,12 @@ class Raw:
 
     data: bytes
     end: str = "keep"
+    before: bytes = b""
+    """Sent apart from the others."""
 
     def play(self, exchange):
+        if self.before:
+            exchange.send(self.before)
         exchange.send(self.data, last=self.end != "stall")
         if self.end == "stall":
             exchange.pause(None)
@@ -89,8 +94,8 @@ def sent(monkeypatch) -> list[bytes]:
     calls: list[bytes] = []
 
     def noting(connected):
-        send, recv, _ = ends_of(connected)
-        return Ends(lambda data: (calls.append(data), send(data)), recv)
+        ends = ends_of(connected)
+        return ends._replace(send=lambda data: (calls.append(data), ends.send(data)))
 
     monkeypatch.setattr(watched, "ends_of", noting)
     return calls
@@ -246,14 +251,15 @@ def test_after_101_the_connection_is_not_used_again(warm):
 
 @pytest.mark.parametrize("stray", [b"\r\n", None], ids=["a_line_break", "an_answer"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
-@pytest.mark.parametrize("total", [75, 300, *range(2047, 2050), 4096, 20_074])
-def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm, total, chunked, stray):
+@pytest.mark.parametrize("apart", [False, True], ids=["in_one", "head_apart"])
+@pytest.mark.parametrize("total", [75, 300, *range(2047, 2050), len(CHUNKED) + 2048, 4096, 20_074])
+def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm, total, apart, chunked, stray):
     """However much of it is read at once, and wherever TLS keeps what comes behind it."""
     server, client = warm
     content, answer = answer_of(total, chunked=chunked)
-    server.behave(
-        lambda _: Raw(answer + (answer if stray is None else stray)) if len(server.requests) == 2 else None
-    )
+    end = answer.index(b"\r\n\r\n") + 4 if apart else 0
+    twice = Raw(answer[end:] + (answer if stray is None else stray), before=answer[:end])
+    server.behave(lambda _: twice if len(server.requests) == 2 else None)
     assert chat(client).content == content
     assert b"echo: two" in chat(client, BODY.replace(b"hello", b"two")).content
 
@@ -262,11 +268,7 @@ def answer_of(total: int, *, chunked: bool) -> tuple[bytes, bytes]:
     """A body, and the answer that has it and is as long as that."""
     for size in range(total - 30, 0, -1):
         body = b'"%b"' % (b"1" * (size - 2))
-        if chunked:
-            first = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-            answer = first + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
-        else:
-            answer = head(200, size, {}) + body
+        answer = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if chunked else head(200, size, {}) + body
         if len(answer) == total:
             return body, answer
     raise ValueError(total)

@@ -30,7 +30,7 @@ from support.behaviours import (
     stall,
 )
 from support.server import FakeServer
-from support.tunnels import Tunnels
+from support.tunnels import TLSWithin, Tunnels
 
 from parallamr_mp.errors import BadInput, ProviderError
 from parallamr_mp.providers import watched
@@ -589,6 +589,40 @@ def test_https_goes_through_the_proxys_tunnel_and_is_still_verified(ca, ca_file)
             assert chat(client, "https://localhost:1234/v1").status == 200
             assert proxy.asked == ["localhost:1234"]
             assert failure_of(lambda: chat(client, "https://other.invalid/v1")).kind == "tls"
+
+
+def test_an_answer_nobody_asked_for_is_not_the_next_ones_over_tls_within_tls(ca, ca_file):
+    """It comes in a record of its own, which an https proxy's client has taken in with the answer."""
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(theirs)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(10)
+    asked = []
+
+    def serve(raw):
+        with theirs.wrap_socket(raw, server_side=True) as outer:
+            while not outer.recv(65_536).endswith(b"\r\n\r\n"):
+                pass
+            outer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            inner = TLSWithin(outer, theirs)
+            while request := inner.recv():
+                asked.append(request)
+                body = b'"%d"' % len(asked)
+                whole = head(200, len(body), {}) + body
+                inner.send(whole, *([head(200, 7, {}) + b'"stray"'] if len(asked) == 1 else []))
+
+    def accept():
+        for _ in range(2):
+            serve(listener.accept()[0])
+
+    with listener, ThreadPoolExecutor(1) as other:
+        served = other.submit(accept)
+        env = {"HTTPS_PROXY": f"https://localhost:{listener.getsockname()[1]}", "SSL_CERT_FILE": ca_file}
+        with make_session(1, env) as session:
+            client = HttpClient(session, 10.0)
+            contents = [client.post_json("https://localhost/v1", b"{}", {}).content for _ in range(3)]
+        served.result(10)
+    assert contents == [b'"1"', b'"2"', b'"3"']
 
 
 def test_a_proxy_that_drips_its_answer_is_cut_at_the_deadline(ca_file):

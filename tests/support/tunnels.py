@@ -1,9 +1,10 @@
-"""A proxy for HTTPS, in threads of its own."""
+"""A proxy for HTTPS, in threads of its own, and TLS within TLS, as one has it who is asked by way of it."""
 
 from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import threading
 
 
@@ -62,3 +63,38 @@ class _Tunnel(socketserver.StreamRequestHandler):
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+
+class TLSWithin:
+    """The server's end of TLS within what `sock` speaks, be it TLS or not."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self._sock, self._in, self._out = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._in.write(sock.recv(65_536))
+        self._flush()
+
+    def send(self, *pieces: bytes) -> None:
+        """Each in a record of its own, all of them at once."""
+        for piece in pieces:
+            self._tls.write(piece)
+        self._flush()
+
+    def recv(self) -> bytes:
+        """Some bytes; none at the end."""
+        while True:
+            try:
+                return self._tls.read(65_536)
+            except ssl.SSLWantReadError:
+                if not (data := self._sock.recv(65_536)):
+                    return b""
+                self._in.write(data)
+
+    def _flush(self) -> None:
+        self._sock.sendall(self._out.read())
