@@ -21,7 +21,7 @@ from parallamr_mp.outputs import Outputs
 from parallamr_mp.past import Past
 from parallamr_mp.plan import Plan
 from parallamr_mp.providers.base import Provider, ProviderSettings
-from parallamr_mp.providers.registry import known_providers
+from parallamr_mp.providers.registry import is_built_in, known_providers, session_for
 from parallamr_mp.results.manifest import manifest_path
 from parallamr_mp.results.records import guard
 from parallamr_mp.sources import FileLoader, Sources, read_schema
@@ -116,8 +116,17 @@ def build_used_providers(
     used = dict.fromkeys(provider for provider, _ in plan.survey.models)
     if injected.providers is not None:
         return {name: injected.providers[name] for name in used}
+    if injected.session is None and not all(map(is_built_in, used)):
+        _try_session(next(name for name in used if not is_built_in(name)))
     settings = ProviderSettings(config.timeout, injected.session, threads=1)
     return {name: build_scouts(name, fleet.of(name), settings) for name in used}
+
+
+def _try_session(plug_in: str) -> None:
+    """Raises `BadInput` for bad proxies or authorities: workers make a session for plug-ins, too."""
+    session = session_for(plug_in, 1, os.environ)
+    if session is not None:
+        session.close()
 
 
 def validate(config: RunConfig, injected: Injected | None = None) -> Plan:

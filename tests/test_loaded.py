@@ -14,15 +14,18 @@ from support.cli import Place, environment, run_cli
 from support.telling_worker import Telling
 from support.telling_writer import write_and_tell
 
-from parallamr_mp import attempt
+from parallamr_mp import attempt, crew
 from parallamr_mp.answered import AttemptSpec, RowTask
 from parallamr_mp.attempt import Asker
+from parallamr_mp.config import RunConfig
 from parallamr_mp.engine.messages import Ack, Append, CloseOutputs, Lease, OpenOutput, Outcome, Stop
 from parallamr_mp.engine.seat import ProcessSeat
 from parallamr_mp.engine.spawning import Thrift
 from parallamr_mp.engine.worker import worker_main
+from parallamr_mp.events import EventBus
 from parallamr_mp.models import Inputs
 from parallamr_mp.providers.registry import UNUSED
+from parallamr_mp.sweep import run_sweep
 
 HTTP = {"requests", "urllib3", "certifi", "idna"}
 """requests, and what it loads itself, but for what a worker has no use for."""
@@ -181,6 +184,44 @@ def test_a_session_is_made_before_the_first_row(monkeypatch):
     monkeypatch.setattr(attempt, "session_for", lambda name, *_: made.append(name))
     Asker(AttemptSpec((), Inputs("Hello"), 20.0, 1, asked=("mock", "openai")))
     assert made == ["mock", "openai"]
+
+
+@pytest.mark.parametrize("threads", [8, 64])
+def test_a_run_has_its_workers_get_by_with_that(tmp_path, monkeypatch, threads):
+    started = []
+
+    class Noted(ProcessSeat):
+        def __init__(self, main, args, **options):
+            started.append((main, args, options))
+            super().__init__(main, args, **options)
+
+    monkeypatch.setattr(crew, "ProcessSeat", Noted)
+    (tmp_path / "p.txt").write_text("hello {{id}}")
+    rows = "".join(f"mock,mock,{number}\n" for number in range(100))
+    (tmp_path / "e.csv").write_text(f"provider,model,id\n{rows}")
+    paths = [str(tmp_path / name) for name in ("p.txt", "e.csv", "r.csv")]
+    config = RunConfig(*paths[:2], output=paths[2], procs=1, threads=threads)
+    assert run_sweep(config, EventBus()).ok == 100
+    [(args, options)] = [(args, options) for main, args, options in started if main is worker_main]
+    assert options["thrift"] == Thrift(shares=threads >= 64, without=UNUSED)
+    [spec] = [each for arg in args if isinstance(arg, tuple) for each in arg]
+    assert spec.asked == ("mock",)
+
+
+def test_what_requests_says_of_itself_is_heard_where_nothing_is_left_out():
+    told = (
+        "import warnings\n"
+        "from parallamr_mp.providers.registry import session_for\n"
+        "session_for('openai', 1, {}).close()\n"
+        "print([kind.__name__ for _, _, kind, *_ in warnings.filters])\n"
+        "print([str(text) for _, text, *_ in warnings.filters if text])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, timeout=60, check=True
+    )
+    kinds, texts = done.stdout.splitlines()
+    assert "FileModeWarning" in kinds
+    assert "character detection" not in texts
 
 
 def test_the_writer_has_loaded_nothing_else(bare, tmp_path):

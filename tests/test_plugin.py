@@ -117,6 +117,17 @@ def test_a_plug_in_has_a_session_and_requests_as_it_is(place, tmp_path):
     assert text.endswith("gar\u00e7on")
 
 
+def test_a_session_that_workers_could_not_make_for_a_plug_in_is_told_before_anything_begins(place, tmp_path):
+    install(tmp_path / "site", "cage", PARROT, "parrot", "Parrot")
+    place.questions(1, "parrot", "polly")
+    for procs in ("0", "2"):
+        done = place.run("-o", "results.csv", "--procs", procs, SSL_CERT_FILE="nowhere.pem")
+        assert done.code == 2
+        assert "SSL_CERT_FILE" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (place.folder / "results.csv").exists()
+
+
 def test_the_other_commands_know_a_plug_in(place, tmp_path):
     install(tmp_path / "site", "cage", PARROT, "parrot", "Parrot")
     told = dict(

@@ -75,7 +75,7 @@ def starting(thrift: Thrift | None) -> Iterator[None]:
 
 def begin_thrifty(thrift: Thrift) -> None:
     """In the child: what it starts itself, and what it registers with a tracker, is as ever."""
-    if os.environ.get(_TUNABLES, "").startswith(_SHARED):
+    if thrift.shares and os.environ.get(_TUNABLES, "").startswith(_SHARED):
         theirs = os.environ.pop(_TUNABLES)[len(_SHARED) + 1 :]
         if theirs:
             os.environ[_TUNABLES] = theirs

@@ -7,6 +7,7 @@ A plug-in declares a `ProviderFactory` as an entry point of the group
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from typing import TYPE_CHECKING, cast
 
@@ -64,10 +65,11 @@ def session_for(name: str, threads: int, env: Mapping[str, str]) -> requests.Ses
     """
     if name in PLACELESS:
         return None
-    with warnings.catch_warnings():
-        # A process may have been told to do without what `requests` misses: see `UNUSED`.
+    if all(name in sys.modules and sys.modules[name] is None for name in UNUSED):
+        # This process was told to do without them; `requests` would say that it misses them.
         warnings.filterwarnings("ignore", "Unable to find acceptable character detection")
-        from parallamr_mp.providers.transport import make_session  # noqa: PLC0415
+    from parallamr_mp.providers.transport import make_session  # noqa: PLC0415
+
     return make_session(threads, env)
 
 

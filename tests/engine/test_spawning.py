@@ -116,6 +116,14 @@ def test_what_a_child_is_started_with_is_seen_by_nobody_else(monkeypatch, theirs
 
 
 @LINUX
+@pytest.mark.parametrize("theirs", [b"glibc.malloc.tcache_max=512", b"glibc.malloc.tcache_max=5120"])
+def test_what_looks_like_ours_and_is_the_users_stays(monkeypatch, theirs):
+    monkeypatch.setenv("GLIBC_TUNABLES", theirs.decode())
+    assert said(tell_environments, thrift=Thrift()) == [theirs] * 3
+    assert said(tell_environments, thrift=Thrift(shares=True))[1:] == [theirs] * 2
+
+
+@LINUX
 @GLIBC
 def test_what_a_thread_has_freed_is_there_for_all_threads():
     """Else each keeps some 170 KiB of these sizes."""
