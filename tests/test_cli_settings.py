@@ -81,7 +81,8 @@ def test_a_mistyped_variable_is_not_ignored_and_one_of_somebody_else_is(place, s
     assert "PARALLAMR_THREDS: there is no such option" in done.stderr
     assert "PARALLAMR_THREADS?" in done.stderr
     assert not server.requests
-    assert place.run("-o", "results.csv", PARALLAMR_HOME="/opt").code == 0
+    others = {"PARALLAMR_HOME": "/opt", "PARALLAMR_EXPERIMENTS_DIR": "/opt", "PARALLAMR_CONCURRENCY_MAX": "9"}
+    assert place.run("-o", "results.csv", **others).code == 0
 
 
 def test_a_quiet_run_says_nothing(place):

@@ -21,8 +21,9 @@ from parallamr_mp.text import nearest
 
 T = TypeVar("T")
 
-_NEAR = 0.9
-"""How alike a variable's name and a mirror's are that this variable was meant to be: 1 is the same."""
+_NEAR, _LONGER = 0.9, 2
+"""How alike a variable's name and a mirror's are of which one is the other, mistyped, 1 being the same; and
+how many characters longer or shorter it is: `PARALLAMR_EXPERIMENTS_DIR` is another name, and no mistake."""
 
 
 class Layer(enum.IntEnum):
@@ -161,7 +162,8 @@ def _check_mirrors(environment: Mapping[str, str]) -> None:
     for name in environment:
         if not name.startswith(MIRRORS) or name in mirrors:
             continue
-        if near := nearest(name, mirrors, _NEAR):
+        alike = [mirror for mirror in mirrors if abs(len(mirror) - len(name)) <= _LONGER]
+        if near := nearest(name, alike, _NEAR):
             hint = f"Did you mean {near}? Else unset {name}."
             raise BadInput(f"{name}: there is no such option", hint=hint)
 
