@@ -22,6 +22,8 @@ from parallamr_mp.providers.endpoints import shown_url
 from parallamr_mp.text import utc
 
 _OPTION = "--attempts-log"
+_FIRST = b'{"row":'
+"""How each line begins."""
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -43,7 +45,7 @@ def check_attempts_log(path: str, others: Iterable[str]) -> None:
     elif os.path.lexists(path) and os.path.exists(path) and not os.path.isfile(path):
         reason = "it is no regular file"
     elif os.path.exists(path):
-        reason = "" if os.access(path, os.R_OK | os.W_OK) else "Permission denied"
+        reason = _reason_against(path)
     else:
         folder = os.path.dirname(real)
         if not os.path.isdir(folder):
@@ -54,6 +56,15 @@ def check_attempts_log(path: str, others: Iterable[str]) -> None:
         raise BadInput(
             f"cannot be written: {reason}", file=path, hint=f"{_OPTION}: expected a file to add lines to."
         )
+
+
+def _reason_against(path: str) -> str:
+    """Why no lines can be added to this file; empty if they can."""
+    if not os.access(path, os.R_OK | os.W_OK):
+        return "Permission denied"
+    with open(path, "rb") as stream:
+        start = stream.read(len(_FIRST))
+    return "" if _FIRST.startswith(start) else "it holds something else than such a log"
 
 
 class AttemptsLog:

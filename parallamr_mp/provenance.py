@@ -83,9 +83,16 @@ class Provenance:
     def _save(self, output: Output, rows: Mapping[str, int] | None, *, quiet: bool = False) -> None:
         path = output.path or ""
         earlier = []
-        if self._config.resume:
-            with contextlib.suppress(OutputError):
-                earlier = (load_manifest(path) or {}).get("runs", [])
+        try:
+            found = load_manifest(path)
+            if found is not None and self._config.resume:
+                earlier = found["runs"]
+        except OutputError as error:
+            # Somebody else's, perhaps, unless the results were there already.
+            if not (self._config.resume or self._config.overwrite):
+                if not quiet:
+                    self._bus.publish(events.Notice(f"no manifest: {error}"))
+                return
         if earlier and earlier[-1].get("started") == self._run["started"]:
             earlier.pop()
         content = {

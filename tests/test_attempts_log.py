@@ -252,18 +252,30 @@ def config(tmp_path, log, **more):
         (".", "it is a folder"),
         ("pipe", "it is no regular file"),
         ("nowhere/log.jsonl", "there is no folder"),
+        ("notes.txt", "it holds something else than such a log"),
+        ("other.csv", "it holds something else than such a log"),
     ],
 )
 def test_a_log_that_cannot_be_is_refused_before_anything_is_made(tmp_path, log, said):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "x").mkdir()
     (tmp_path / "linked.csv").symlink_to(tmp_path / "r.csv")
+    others = {"notes.txt": "{\n", "other.csv": "provider,model\n"}
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
     for call in (validate, lambda config: run_sweep(config, events.EventBus())):
         with pytest.raises(BadInput) as caught:
             call(config(tmp_path, log))
         assert said in str(caught.value)
         assert "--attempts-log" in str(caught.value)
     assert not (tmp_path / "r.csv").exists()
+    assert {name: (tmp_path / name).read_text() for name in others} == others
+
+
+def test_a_log_that_is_there_is_gone_on_with_however_little_of_it_there_is(tmp_path):
+    for start in ("", "{", '{"row":1,"rep'):
+        (tmp_path / "log.jsonl").write_text(start)
+        check_attempts_log(str(tmp_path / "log.jsonl"), [])
 
 
 def test_a_hard_link_to_an_input_is_that_input(tmp_path):

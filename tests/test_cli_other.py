@@ -102,6 +102,13 @@ def test_init_never_overwrites(tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
 
 
+def test_init_writes_no_csv_under_another_name(tmp_path):
+    done = run_cli(tmp_path, "init", "-o", "table.jsonl")
+    assert done.code == 2
+    assert "table.jsonl: the example table is CSV" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
 def test_init_writes_elsewhere_and_overwrites_when_told(tmp_path):
     done = run_cli(tmp_path, "init", "-o", "new/folder/table.csv")
     assert done.code == 0, done

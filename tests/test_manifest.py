@@ -137,6 +137,17 @@ def test_a_broken_one_is_made_anew(place, broken):
     assert len(manifest(place)["runs"]) == 1
 
 
+def test_a_file_of_somebody_else_in_its_place_stays_until_told(place):
+    theirs = '{"mine": 1}'
+    place.write("results.csv.manifest.json", theirs)
+    done = place.run("-o", "results.csv", *FEW)
+    assert done.code == 0, done
+    assert "no manifest: results.csv.manifest.json: is not a manifest" in done.stderr
+    assert (place.folder / "results.csv.manifest.json").read_text() == theirs
+    assert place.run("-o", "results.csv", *FEW, "--overwrite").code == 0
+    assert len(manifest(place)["runs"]) == 1
+
+
 @pytest.mark.parametrize("options", [(), ("--flatten",), ("-o", "/dev/null")])
 def test_a_stream_has_none(place, options):
     assert place.run(*options, *FEW).code == 0

@@ -54,6 +54,8 @@ def init(
 
     A table, a prompt, a context and .env.example, ready to run on the mock provider.
     """
+    if output.lower().endswith((".jsonl", ".ndjson")):
+        raise BadInput("the example table is CSV", file=output, hint="Give -o a name that ends in .csv.")
     folder = os.path.dirname(output)
     files = {
         output: _EXPERIMENTS,
