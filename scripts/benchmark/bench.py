@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         help="rows of each scenario at most, but for start and connect; slow clients do a share",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="seconds, nothing installed: shows that it works"
+        "--quick", action="store_true", help="a minute, no other clients: shows that it works"
     )
     parser.add_argument(
         "--client",
