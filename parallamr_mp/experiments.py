@@ -25,7 +25,7 @@ import orjson
 
 from parallamr_mp.errors import BadInput
 from parallamr_mp.models import RESERVED_PARAMS, RESULT_COLUMNS
-from parallamr_mp.text import one_line
+from parallamr_mp.text import nearest, one_line
 
 REQUIRED_COLUMNS = ("provider", "model")
 PARAM_PREFIX = "param:"
@@ -221,6 +221,11 @@ class Table:
                 self._fail(f"column {index} of the header has no name", line=1)
             if name == PARAM_PREFIX:
                 self._fail("lacks the parameter's name", line=1, column=name, hint="Write param:NAME.")
+            prefix, colon, parameter = name.partition(":")
+            if colon and f"{prefix}:" != PARAM_PREFIX and nearest(prefix.strip().lower(), ["param"], 0.8):
+                # As a variable that no text uses it would say nothing, and change no request.
+                hint = f"Did you mean {PARAM_PREFIX}{parameter}? Else rename the column."
+                self._fail("looks like a parameter and is none", line=1, column=name, hint=hint)
             if name in RESULT_COLUMNS:
                 self._fail(
                     "is a column of the results and cannot be one of the experiments",
