@@ -161,7 +161,8 @@ def test_limits_of_models_leave_the_other_models_alone(place, server):
 
 def test_what_a_server_says_is_left_is_not_overdrawn(place, server):
     """Without a word on the command line. Waits for the minute to be over rather than be refused."""
-    moody = PerWindow(20, 1.5, told=True)
+    # One after the other: answers that overtake each other tell of more than there is left.
+    moody = PerWindow(20, 1.5, told=True, each=0.02)
     server.behave(moody)
     place.questions(60)
     done = place.run(*FEW)

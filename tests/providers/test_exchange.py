@@ -38,7 +38,7 @@ from parallamr_mp.providers.wire import AnswerReader
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BODY = b'{"model": "fake-small", "messages": [{"role": "user", "content": "hello"}]}'
 
 
@@ -252,7 +252,7 @@ def test_after_101_the_connection_is_not_used_again(warm):
 @pytest.mark.parametrize("stray", [b"\r\n", None], ids=["a_line_break", "an_answer"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
 @pytest.mark.parametrize("apart", [False, True], ids=["in_one", "head_apart"])
-@pytest.mark.parametrize("total", [75, 300, *range(2047, 2050), len(CHUNKED) + 2048, 4096, 20_074])
+@pytest.mark.parametrize("total", [75, 300, *range(2047, 2050), len(CHUNKED_HEAD) + 2048, 4096, 20_074])
 def test_an_answer_nobody_asked_for_is_not_the_next_ones(warm, total, apart, chunked, stray):
     """However much of it is read at once, and wherever TLS keeps what comes behind it."""
     server, client = warm
@@ -268,7 +268,9 @@ def answer_of(total: int, *, chunked: bool) -> tuple[bytes, bytes]:
     """A body, and the answer that has it and is as long as that."""
     for size in range(total - 30, 0, -1):
         body = b'"%b"' % (b"1" * (size - 2))
-        answer = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if chunked else head(200, size, {}) + body
+        answer = (
+            CHUNKED_HEAD + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if chunked else head(200, size, {}) + body
+        )
         if len(answer) == total:
             return body, answer
     raise ValueError(total)

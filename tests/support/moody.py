@@ -99,19 +99,29 @@ class PerWindow:
     """Takes so many requests in each window of `seconds`; beyond, 429 that says when the next one begins.
 
     A window begins with the first request after the last one. With `told`, every answer has the headers of
-    an allowance, as OpenAI's. `taken` and `refusals` are moments, in monotonic seconds.
+    an allowance, as OpenAI's. `taken` and `refusals` are moments, in monotonic seconds. `each`: seconds that
+    a request takes, one after the other.
     """
 
-    def __init__(self, most: int, seconds: float, *, told: bool = False) -> None:
-        self.most, self.seconds, self._told = most, seconds, told
+    def __init__(self, most: int, seconds: float, *, told: bool = False, each: float = 0.0) -> None:
+        self.most, self.seconds, self._told, self._each = most, seconds, told, each
         self.taken: list[float] = []
         self.refusals: list[tuple[float, float]] = []
         """When, and until when the server has asked to stay away."""
         self._ends = -math.inf
         self._left = 0
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
 
     def play(self, exchange: Exchange) -> None:
+        if self._each:
+            with self._turn:
+                exchange.pause(self._each)
+                self._play(exchange)
+        else:
+            self._play(exchange)
+
+    def _play(self, exchange: Exchange) -> None:
         with self._lock:
             now = time.monotonic()
             if now >= self._ends:
